@@ -1,0 +1,1 @@
+"""Lightning callbacks: thin adapters between the Trainer and spikelens."""

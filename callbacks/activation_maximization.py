@@ -1,0 +1,158 @@
+"""Activation maximization at epoch ends, logged next to accuracy."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from PIL import Image
+from torch import nn
+
+from spikelens.am.natural import natural_images
+from spikelens.am.neurons import Neuron
+from spikelens.am.optimizers.base import Optimizer
+from spikelens.am.probe import Probe, SearchPlan, find_neurons, probe_neurons
+from spikelens.data.arguments import require_integers
+from spikelens.generators.base import Generator
+from spikelens.report.figures import filmstrip, layer_panel
+from spikelens.report.progress import SearchBar
+from spikelens.report.tables import MEASURES, layer_means, write_rows
+from spikelens.report.tensorboard import log_picture, save_picture
+from spikelens.tracking import History, Row
+
+
+class ActivationMaximizationCallback(L.Callback):
+    """Show what neurons want to see while they form.
+
+    At the end of an epoch the neurons are probed; training is the same, bit for bit, as without
+    the callback. Logs at accuracy's step, per layer (means over its probed neurons) and, with the
+    prefix `am_neurons/` and the suffix `.<unit>`, per neuron:
+
+    - `am/activation/<layer>`: of the optimal stimulus; mean spike rate in [0, 1].
+    - `am/ratio/<layer>`: the former / activation of the best natural image.
+    - `am/class_selectivity/<layer>`, `am/auroc/<layer>`, `am/lifetime_sparseness/<layer>`: on the
+      natural images, in [0, 1]; see `spikelens.selectivity`.
+    - `am/fraction_silent/<layer>`: neurons that nothing made spike, in [0, 1] (layers only).
+    - pictures `am/<layer>` (stimuli beside natural images) and `am/filmstrip`.
+
+    The pictures, and a table of all neurons and epochs, are saved under `folder` too.
+
+    Args:
+        neurons: Names like `conv2:0-15`, `fc1:*`; see `spikelens.am.neurons`. They are looked for
+            in the module's `network`, or in the module itself if it has none.
+        generator: Draws the images; same channels and size as the data.
+        optimizer: Builds an optimizer from a latent space, an archive and `seed`.
+        search: Budget, starts, seed.
+        every_n_epochs: Probe at the end of every n-th epoch, positive.
+        num_natural: Validation images to compare with, positive; the first of the split.
+        num_previous: Elites of the probe before that the next one starts from (warm start).
+        folder: Where pictures and tables are saved; None for nowhere.
+
+    Raises:
+        ValueError: If an argument is out of its range; in `setup`, if the network has no such
+            neuron, or the generator does not fit the data.
+    """
+
+    def __init__(
+        self,
+        neurons: Sequence[str] | str,
+        generator: Generator,
+        optimizer: Callable[..., Optimizer],
+        search: SearchPlan,
+        every_n_epochs: int = 1,
+        num_natural: int = 1000,
+        num_previous: int = 4,
+        folder: str | None = None,
+    ) -> None:
+        require_integers(1, every_n_epochs=every_n_epochs, num_natural=num_natural)
+        require_integers(0, num_previous=num_previous)
+        self.names, self.generator = neurons, generator
+        self.optimizer, self.search = optimizer, search
+        self.every_n_epochs, self.num_natural = every_n_epochs, num_natural
+        self.num_previous = num_previous
+        self.folder = None if folder is None else Path(folder)
+        self.history = History()
+        self.neurons: list[Neuron] = []
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Check neurons, generator and data before anything is trained."""
+        if stage != "fit":
+            return
+        self.natural = natural_images(trainer.datamodule, self.num_natural)  # type: ignore[attr-defined]
+        shape = trainer.datamodule.spec.image_shape  # type: ignore[attr-defined]
+        self.neurons = find_neurons(_network(pl_module), self.generator, self.names, shape)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Probe and log."""
+        if (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        start = None if self.history.elites is None else self.history.elites[:, : self.num_previous]
+        with _undisturbed(pl_module), SearchBar(f"AM epoch {trainer.current_epoch}") as bar:
+            probe = probe_neurons(
+                _network(pl_module),
+                self.generator.to(pl_module.device),
+                self.neurons,
+                self.natural,
+                self.optimizer,
+                self.search,
+                start,
+                bar.show,
+            )
+        self._log(
+            trainer, pl_module, probe, self.history.append(probe, trainer.current_epoch, start)
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the history, so that a resumed run goes on with it."""
+        return self.history.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the history of an interrupted run.
+
+        Raises:
+            ValueError: If that run watched other neurons.
+        """
+        self.history.load_state_dict(state_dict, self.neurons)
+
+    def _log(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        probe: Probe,
+        rows: Sequence[Row],
+    ) -> None:
+        for layer, means in layer_means(rows).items():
+            pl_module.log_dict({f"am/{name}/{layer}": value for name, value in means.items()})
+            self._show(trainer, layer, layer_panel(probe, layer))
+        for row in rows:
+            for name in MEASURES:
+                pl_module.log(f"am_neurons/{name}/{row.layer}.{row.unit}", getattr(row, name))
+        self._show(trainer, "filmstrip", filmstrip(self.history, probe.natural_top))
+        if self.folder is not None and trainer.is_global_zero:
+            write_rows(self.history.rows, self.folder / "neurons")
+
+    def _show(self, trainer: L.Trainer, name: str, picture: Image.Image) -> None:
+        log_picture(trainer.loggers, f"am/{name}", picture, trainer.global_step - 1)
+        if self.folder is not None and trainer.is_global_zero:
+            save_picture(picture, self.folder / f"{name}_epoch{trainer.current_epoch:03d}.png")
+
+
+def _network(module: nn.Module) -> nn.Module:
+    network = getattr(module, "network", module)
+    return network if isinstance(network, nn.Module) else module
+
+
+@contextmanager
+def _undisturbed(module: nn.Module) -> Iterator[None]:
+    """Put a module in evaluation mode; afterwards every mode and random state is as it was."""
+    modes = {child: child.training for child in module.modules()}
+    module.eval()
+    try:
+        with isolate_rng(), torch.no_grad():
+            yield
+    finally:
+        for child, mode in modes.items():
+            child.training = mode

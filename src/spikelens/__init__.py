@@ -1,0 +1,1 @@
+"""Spikelens: show images to spiking neurons, count their spikes, find what excites them most."""

@@ -1,0 +1,1 @@
+"""Activation maximization: neurons, their activations, and the search for what excites them."""

@@ -1,0 +1,220 @@
+"""Recording what neurons answer: hooks on spiking layers, one forward pass, all neurons at once."""
+
+import math
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import torch
+from snntorch._neurons.neurons import SpikingNeuron
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from spikelens.am.neurons import Neuron
+from spikelens.models.lif import LIF, Scan
+
+
+class Response(NamedTuple):
+    """How K neurons answered N images.
+
+    Attributes:
+        activations: By each neuron's read-out, float32 `(N, K)`; spike rates in [0, 1].
+        scores: For ranking, `(N, K)`: the activation, ties broken by the membrane.
+    """
+
+    activations: Tensor
+    scores: Tensor
+
+
+def spiking_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """Find the layers whose neurons can be recorded.
+
+    Args:
+        network: Any module with `spikelens.models.lif.LIF` layers, or snntorch neurons that are
+            called once a time step with `(N, ...)`.
+
+    Returns:
+        The layers by dotted name, in order of registration.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    scanned = {id(m.leaky) for m in network.modules() if isinstance(m, LIF)}
+    layers = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, LIF | SpikingNeuron) and id(module) not in scanned
+    }
+    if not layers:
+        raise ValueError(
+            "Argument `network` must have spiking layers (LIF or snntorch neurons), but "
+            f"{type(network).__name__} has none."
+        )
+    return layers
+
+
+class _Tally:
+    """Sums over time of one layer's spikes and membranes at the asked units."""
+
+    def __init__(self, units: Tensor | None) -> None:
+        self.units = units
+        self.num_steps = 0
+        self.spikes: Tensor | None = None  # (N, units, ...)
+        self.membrane: Tensor | None = None
+
+    def hook(self, module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(output, Scan):
+            self.num_steps = len(output.spikes)
+            # Each time step is added to one (N, units, ...) sum: no T-fold copy is made.
+            self.spikes = sum(self._pick(step) for step in output.spikes)  # type: ignore[assignment]
+            if output.membrane is not None:
+                self.membrane = self._pick(output.membrane) * self.num_steps
+            return
+        spikes = output[0] if isinstance(output, tuple) else output
+        self.num_steps += 1
+        self.spikes = self._add(self.spikes, spikes)
+        self.membrane = self._add(self.membrane, module.mem)  # type: ignore[arg-type]
+
+    def _add(self, total: Tensor | None, step: Tensor) -> Tensor:
+        step = self._pick(step.detach())
+        return step.clone() if total is None else total + step
+
+    def _pick(self, values: Tensor) -> Tensor:
+        return values if self.units is None else values.index_select(1, self.units)
+
+    def means(self) -> tuple[Tensor, Tensor]:
+        if self.spikes is None or self.membrane is None:
+            raise RuntimeError("A recorded layer did not take part in the forward pass.")
+        means = self.spikes.float() / self.num_steps, self.membrane.float() / self.num_steps
+        self.spikes = self.membrane = None
+        return means
+
+
+class Recorder:
+    """Record neurons of a network while the context is open.
+
+    The hooks are removed when the context closes, whatever happened in it.
+
+        with Recorder(network, neurons) as recorder:
+            response = recorder.respond(images)  # (N, K)
+
+    Args:
+        network: See `spiking_layers`.
+        neurons: The K neurons; from `parse_neurons`.
+    """
+
+    def __init__(self, network: nn.Module, neurons: Sequence[Neuron]) -> None:
+        self.network, self.neurons = network, list(neurons)
+        self._tallies: dict[str, _Tally] = {}
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> "Recorder":
+        known = spiking_layers(self.network)
+        # All layers are looked up before the first hook is set: a wrong name leaves none behind.
+        layers = {neuron.layer: known[neuron.layer] for neuron in self.neurons}
+        device = next(self.network.parameters()).device
+        for name, layer in layers.items():
+            units = sorted({neuron.unit for neuron in self.neurons if neuron.layer == name})
+            self._tallies[name] = _Tally(torch.tensor(units, device=device))
+            self._handles.append(layer.register_forward_hook(self._tallies[name].hook))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self._tallies = [], {}
+
+    def respond(self, images: Tensor) -> Response:
+        """Show images `(N, C, H, W)` in [0, 1] and read all neurons.
+
+        Raises:
+            RuntimeError: If the context is not open.
+        """
+        if not self._handles:
+            raise RuntimeError("Recorder.respond must be called inside `with Recorder(...)`.")
+        with torch.no_grad():
+            for tally in self._tallies.values():
+                tally.num_steps = 0
+            _rest(self.network)
+            self.network(images)
+            return self._read(images)
+
+    def _read(self, images: Tensor) -> Response:
+        shape = len(images), len(self.neurons)
+        activations = torch.empty(shape, device=images.device)
+        scores = torch.empty_like(activations)
+        for name, tally in self._tallies.items():
+            rates, membranes = tally.means()
+            units = tally.units.tolist() if tally.units is not None else []
+            for readout in {n.readout for n in self.neurons if n.layer == name}:
+                columns = [
+                    k for k, n in enumerate(self.neurons) if (n.layer, n.readout) == (name, readout)
+                ]
+                rows = [units.index(self.neurons[k].unit) for k in columns]
+                read, score = _reduce(rates[:, rows], membranes[:, rows], readout, tally.num_steps)
+                activations[:, columns], scores[:, columns] = read, score
+        return Response(activations, scores)
+
+
+def layer_shapes(
+    network: nn.Module, image_shape: tuple[int, int, int]
+) -> dict[str, tuple[int, ...]]:
+    """Return the shape `(units, ...)` of one image's spikes in each spiking layer.
+
+    Args:
+        network: See `spiking_layers`; left in the mode it was in.
+        image_shape: `(C, H, W)`.
+    """
+    tallies = {name: _Tally(None) for name in spiking_layers(network)}
+    layers = spiking_layers(network)
+    handles = [layers[name].register_forward_hook(tally.hook) for name, tally in tallies.items()]
+    modes = {module: module.training for module in network.modules()}
+    try:
+        network.eval()
+        _rest(network)
+        with torch.no_grad():
+            network(torch.zeros(1, *image_shape, device=next(network.parameters()).device))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+        _rest(network)
+    return {name: tuple(tally.means()[0].shape[1:]) for name, tally in tallies.items()}
+
+
+def _rest(network: nn.Module) -> None:
+    """Put stepwise snntorch neurons to rest: they would remember the batch before."""
+    for module in network.modules():
+        if isinstance(module, SpikingNeuron) and hasattr(module, "mem"):
+            module.mem = torch.zeros(0, device=module.mem.device)
+
+
+def _reduce(
+    rates: Tensor, membranes: Tensor, readout: str, num_steps: int
+) -> tuple[Tensor, Tensor]:
+    """Reduce maps `(N, k, ...)` to activations and scores `(N, k)`."""
+    if rates.dim() == 2:
+        rates, membranes = rates.unsqueeze(2), membranes.unsqueeze(2)
+    sides = rates.shape[2:]
+    rates, membranes = rates.flatten(2), membranes.flatten(2)
+    level = membranes.mean(2)
+    if readout == "membrane":
+        return level, level
+    resolution = num_steps
+    if readout == "mean":
+        resolution *= rates.shape[2]
+        activation = rates.mean(2)
+    elif readout == "max":
+        activation = rates.amax(2)
+    else:
+        centre = int(torch.arange(rates.shape[2]).view(sides)[tuple(side // 2 for side in sides)])
+        activation, level = rates[:, :, centre], membranes[:, :, centre]
+    # Rates are multiples of 1 / resolution; half of that, scaled by the membrane squashed into
+    # (0, 1), orders equal rates and never overturns unequal ones.
+    return activation, activation + (0.5 + level.atan() / math.pi) * 0.5 / resolution

@@ -1,0 +1,92 @@
+"""The best multi-indices seen so far, for every neuron, from a common pool."""
+
+import torch
+from torch import Tensor
+
+from spikelens.am.activations import Response
+
+
+class Archive:
+    """Keep each neuron's elites: its `capacity` best distinct multi-indices.
+
+    Every evaluation is offered to every neuron, whoever proposed it.
+
+    Args:
+        num_neurons: Number of neurons K.
+        num_modes: Length d of a multi-index.
+        capacity: Elites R kept for each neuron, positive.
+        device: Where the elites live.
+
+    Attributes:
+        indices: int64 `(K, R, d)`, best first.
+        scores: `(K, R)`, descending; -inf where nothing is kept yet.
+        activations: `(K, R)`, of the same elites.
+
+    Raises:
+        ValueError: If an argument is not positive.
+    """
+
+    def __init__(
+        self,
+        num_neurons: int,
+        num_modes: int,
+        capacity: int = 32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        sizes = {"num_neurons": num_neurons, "num_modes": num_modes, "capacity": capacity}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"Argument `{name}` must be a positive integer, but got {size}.")
+        self.indices = torch.zeros(
+            num_neurons, capacity, num_modes, dtype=torch.int64, device=device
+        )
+        self.scores = torch.full((num_neurons, capacity), -torch.inf, device=device)
+        self.activations = torch.zeros(num_neurons, capacity, device=device)
+        # Multi-indices are compared by a random 64-bit linear hash (wrap-around arithmetic).
+        random = torch.Generator().manual_seed(0)
+        self._multipliers = torch.randint(
+            -(2**62), 2**62, (num_modes,), generator=random, dtype=torch.int64
+        ).to(device)
+
+    @property
+    def best(self) -> Tensor:
+        """The best score of each neuron, `(K,)`."""
+        return self.scores[:, 0]
+
+    def add(self, indices: Tensor, response: Response) -> None:
+        """Offer evaluated multi-indices to every neuron.
+
+        Args:
+            indices: int64 `(N, d)`.
+            response: Activations and scores `(N, K)`; what is not finite is never kept.
+        """
+        indices, rows = self._distinct(indices)
+        scores, activations = response.scores[rows].T, response.activations[rows].T  # (K, N)
+        scores = scores.to(self.scores).where(scores.isfinite(), -torch.inf)
+        known = self._hash(indices)[None, :, None] == self._hash(self.indices)[:, None, :]
+        known &= self.scores.isfinite()[:, None, :]
+        scores = scores.masked_fill(known.any(2), -torch.inf)
+        num_kept = self.scores.shape[1]
+        all_scores = torch.cat([self.scores, scores], 1)
+        self.scores, chosen = all_scores.topk(num_kept, 1)
+        both = torch.cat([self.activations, activations.to(self.activations)], 1)
+        self.activations = both.gather(1, chosen)
+        self.indices = self._gather(indices, chosen)
+
+    def _gather(self, candidates: Tensor, chosen: Tensor) -> Tensor:
+        num_kept = self.indices.shape[1]
+        kept = self.indices.gather(
+            1, chosen.clamp_max(num_kept - 1).unsqueeze(2).expand(-1, -1, candidates.shape[1])
+        )
+        new = candidates[(chosen - num_kept).clamp_min(0)]
+        return torch.where((chosen < num_kept).unsqueeze(2), kept, new)
+
+    def _distinct(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        _, inverse = torch.unique(self._hash(indices), return_inverse=True)
+        first = torch.full((int(inverse.max()) + 1,), len(indices), device=indices.device)
+        rows = torch.arange(len(indices), device=indices.device)
+        first = first.scatter_reduce(0, inverse, rows, "amin").sort().values
+        return indices[first], first
+
+    def _hash(self, indices: Tensor) -> Tensor:
+        return (indices * self._multipliers).sum(-1)

@@ -1,0 +1,53 @@
+"""From multi-indices to activations: decode, show, count."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from spikelens.am.activations import Recorder, Response
+from spikelens.generators.base import Generator
+
+
+class Objective:
+    """The activations of K neurons as a function of the generator's multi-index.
+
+    Pure: the same multi-index gives the same activations whatever is evaluated with it or came
+    before. Work is cut into chunks of one size (the last one is filled up), because the kernels
+    that libraries choose, and with them the last bits of a sum, depend on the batch size.
+
+    Args:
+        generator: Draws the images.
+        recorder: An open recorder of the K neurons.
+        chunk: Images shown at once, positive: bounds the memory used.
+
+    Raises:
+        ValueError: If `chunk` is not positive.
+    """
+
+    def __init__(self, generator: Generator, recorder: Recorder, chunk: int = 64) -> None:
+        if chunk < 1:
+            raise ValueError(f"Argument `chunk` must be a positive integer, but got {chunk}.")
+        self.generator, self.recorder, self.chunk = generator, recorder, chunk
+        self.device = next(recorder.network.parameters()).device
+
+    def __call__(self, indices: Tensor) -> Response:
+        """Evaluate multi-indices int64 `(N, d)`; returns activations and scores `(N, K)`."""
+        return self._in_chunks(indices, self.generator.decode)
+
+    def of_images(self, images: Tensor) -> Response:
+        """Evaluate images `(N, C, H, W)`: float in [0, 1], or uint8 that is scaled to it."""
+        return self._in_chunks(images, unit_range)
+
+    def _in_chunks(self, inputs: Tensor, draw: Callable[[Tensor], Tensor]) -> Response:
+        parts = []
+        for part in inputs.split(self.chunk):
+            filled = torch.cat([part, part[:1].expand(self.chunk - len(part), *part.shape[1:])])
+            response = self.recorder.respond(draw(filled.to(self.device)))
+            parts.append(Response(*(values[: len(part)] for values in response)))
+        return Response(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+def unit_range(images: Tensor) -> Tensor:
+    """Scale uint8 images to float32 in [0, 1]; leave float images alone."""
+    return images.float() / 255.0 if images.dtype == torch.uint8 else images

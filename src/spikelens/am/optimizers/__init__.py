@@ -1,0 +1,1 @@
+"""Gradient-free maximizers over discrete multi-indices, one algorithm a file."""

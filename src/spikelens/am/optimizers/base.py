@@ -1,0 +1,80 @@
+"""What every optimizer is: something that proposes multi-indices and learns from scores."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from spikelens.am.archive import Archive
+from spikelens.generators.base import LatentSpace
+
+
+class Optimizer(ABC):
+    """Maximise K functions of a multi-index at once, by ask and tell.
+
+        optimizer = EliteTT(space, archive, seed=0)
+        indices = optimizer.ask()             # (K, b, d)
+        scores = evaluate(indices)            # (K, K * b): every neuron scores every proposal
+        optimizer.tell(scores)
+
+    Args:
+        space: Mode sizes, prior, neighbours and order of the latent.
+        archive: The pool's elites; whoever runs the loop adds to it before it tells.
+        seed: Seed of the optimizer's own random generator.
+        batch: Multi-indices b proposed for each neuron and round, positive.
+
+    Raises:
+        ValueError: If `batch` is not positive.
+        RuntimeError: If `ask` is called twice in a row, or `tell` without `ask`.
+    """
+
+    def __init__(
+        self, space: LatentSpace, archive: Archive, *, seed: int = 0, batch: int = 10
+    ) -> None:
+        if batch < 1:
+            raise ValueError(f"Argument `batch` must be a positive integer, but got {batch}.")
+        self.space, self.archive, self.batch = space, archive, batch
+        self.num_neurons = len(archive.scores)
+        self.device = archive.scores.device
+        self.random = torch.Generator(self.device).manual_seed(seed)
+        self._is_waiting = False
+
+    def ask(self) -> Tensor:
+        """Propose multi-indices int64 `(K, b, d)`."""
+        if self._is_waiting:
+            raise RuntimeError(
+                "Optimizer.ask was called twice: tell the scores of the first batch."
+            )
+        self._is_waiting = True
+        return self._propose()
+
+    def tell(self, scores: Tensor) -> None:
+        """Learn from the scores of the batch asked last.
+
+        Args:
+            scores: `(K, K * b)`, row k = what neuron k answered to every proposal, in the order
+                of `ask().flatten(0, 1)`; what is not finite (not shown, say) counts as -inf.
+
+        Raises:
+            ValueError: If the shape is another one.
+        """
+        if not self._is_waiting:
+            raise RuntimeError("Optimizer.tell was called without Optimizer.ask.")
+        wanted = (self.num_neurons, self.num_neurons * self.batch)
+        if tuple(scores.shape) != wanted:
+            raise ValueError(
+                f"Argument `scores` must have the shape (neurons, neurons * batch) = {wanted}, "
+                f"but got {tuple(scores.shape)}."
+            )
+        self._is_waiting = False
+        blocks = scores.view(self.num_neurons, self.num_neurons, self.batch)
+        own = blocks.diagonal(dim1=0, dim2=1).T  # (K, b): what each neuron's own proposals scored
+        self._learn(own.where(own.isfinite(), -torch.inf))
+
+    @abstractmethod
+    def _propose(self) -> Tensor:
+        """Return the next multi-indices int64 `(K, b, d)`."""
+
+    @abstractmethod
+    def _learn(self, own: Tensor) -> None:
+        """Take in the scores `(K, b)` of each neuron's own proposals."""

@@ -1,0 +1,115 @@
+"""The search loop: ask, show, pool, tell, until the budget is spent."""
+
+import enum
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spikelens.am.activations import Response
+from spikelens.am.archive import Archive
+from spikelens.am.optimizers.base import Optimizer
+
+Progress = Callable[[int, int, float], None]
+
+
+class StopReason(enum.Enum):
+    """Why a search ended."""
+
+    BUDGET = "budget spent"
+    SATURATED = "every neuron at its ceiling"
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found for K neurons.
+
+    Attributes:
+        indices: Best multi-index of each neuron, int64 `(K, d)`.
+        activations: Its activation, `(K,)`.
+        curve: Best activation after each round, `(rounds, K)`.
+        presentations: Images proposed and shown for each neuron, int64 `(K,)`; all neurons saw
+            the sum of them.
+        stop: Why the search ended.
+        seconds: Wall time.
+    """
+
+    indices: Tensor
+    activations: Tensor
+    curve: Tensor
+    presentations: Tensor
+    stop: StopReason
+    seconds: float
+
+
+def maximize(
+    objective: Callable[[Tensor], Response],
+    optimizer: Optimizer,
+    archive: Archive,
+    budget: int,
+    start: Tensor | None = None,
+    ceiling: Tensor | float = 1.0,
+    progress: Progress | None = None,
+) -> SearchResult:
+    """Search for the multi-index that excites each neuron most.
+
+    All images proposed for any neuron are scored for all of them. A neuron at its ceiling asks
+    for no further images; what is not finite counts as never seen.
+
+    Args:
+        objective: Multi-indices int64 `(N, d)` to activations and scores `(N, K)`.
+        optimizer: Proposes; it reads its elites from `archive`.
+        archive: Where the pool's elites are kept; may hold some already.
+        budget: Images shown for each neuron, at least 1.
+        start: Multi-indices to look at first, int64 `(K, m, d)`; they count.
+        ceiling: Largest activation there is, a number or `(K,)`.
+        progress: Called after each round with images shown, images allowed in total, and the
+            mean best activation.
+
+    Returns:
+        The best found for each neuron.
+
+    Raises:
+        ValueError: If the budget is not positive.
+    """
+    if budget < 1:
+        raise ValueError(f"Argument `budget` must be a positive integer, but got {budget}.")
+    began = time.perf_counter()
+    num_neurons = len(archive.scores)
+    left = torch.full((num_neurons,), budget)
+    curve = []
+    stop = StopReason.BUDGET
+    while left.any():
+        is_active = (archive.activations[:, 0] < ceiling) | ~archive.best.isfinite()
+        if not is_active.any():
+            stop = StopReason.SATURATED
+            break
+        asked = optimizer.ask() if start is None else start
+        places = torch.arange(asked.shape[1])
+        is_shown = is_active.cpu()[:, None] & (places < left[:, None])  # (K, b)
+        if not is_shown.any():
+            break  # those with budget left are at their ceiling
+        shown = is_shown.flatten().to(asked.device)
+        indices = asked.flatten(0, 1)[shown]
+        response = objective(indices)
+        archive.add(indices, response)
+        if start is None:
+            values = response.scores.new_full((num_neurons, len(shown)), torch.nan)
+            values[:, shown] = response.scores.T
+            optimizer.tell(values)
+        start = None
+        left -= is_shown.sum(1)
+        curve.append(archive.activations[:, 0].cpu())
+        if progress is not None:
+            total = num_neurons * budget
+            progress(total - int(left.sum()), total, float(curve[-1].mean()))
+    return SearchResult(
+        indices=archive.indices[:, 0],
+        activations=archive.activations[:, 0],
+        curve=torch.stack(curve) if curve else torch.zeros(0, num_neurons),
+        presentations=budget - left,
+        stop=stop,
+        seconds=time.perf_counter() - began,
+    )

@@ -1,0 +1,1 @@
+"""Discretised latent spaces: integer multi-indices in, images out."""

@@ -1,0 +1,63 @@
+"""The contract of a generator: a box of integers that decodes to images."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+class LatentSpace(Protocol):
+    """What a search may know of a discretised latent: d modes of n_j symbols.
+
+    Attributes:
+        mode_sizes: Number of symbols n_j of each of the d modes.
+        order: A path through the modes, int64 `(d,)`: modes that are neighbours in the image are
+            neighbours on the path.
+        prior: For each mode how often each symbol occurs for natural images, `(n_j,)`, sum 1.
+    """
+
+    mode_sizes: tuple[int, ...]
+    order: Tensor
+    prior: Sequence[Tensor]
+
+    def neighbours(self, mode: int) -> Tensor:
+        """Return `(n_j, n_j)`, rows sum to 1: which symbols look like the row's symbol.
+
+        Modes with the same kernel return the same tensor object.
+        """
+
+
+class Generator(LatentSpace, Protocol):
+    """A latent space whose points can be drawn.
+
+    Attributes:
+        image_shape: Shape `(C, H, W)` of the images it draws.
+    """
+
+    image_shape: tuple[int, int, int]
+
+    def decode(self, indices: Tensor) -> Tensor:
+        """Draw images float32 `(N, C, H, W)` in [0, 1] from multi-indices int64 `(N, d)`."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Find multi-indices int64 `(N, d)` that draw images much like `(N, C, H, W)` in [0, 1]."""
+
+    def to(self, device: Any) -> Any:
+        """Move the generator to a device, as `nn.Module.to` does."""
+
+
+def check_fit(generator: Generator, image_shape: tuple[int, ...]) -> None:
+    """Refuse a generator whose images a model cannot take.
+
+    Args:
+        generator: Draws images.
+        image_shape: Shape `(C, H, W)` of the images the model takes.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    if tuple(generator.image_shape) != tuple(image_shape):
+        raise ValueError(
+            "Argument `generator` must draw images like the data's, (C, H, W) = "
+            f"{tuple(image_shape)}, but {type(generator).__name__} draws {tuple(generator.image_shape)}."
+        )

@@ -1,0 +1,127 @@
+"""The codes of a VQ-VAE as a discretised latent space."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from spikelens.models.vqvae import VQVAE
+
+
+class VQCodes(nn.Module):
+    """One mode a position of the code map, one symbol a code of the codebook.
+
+    Args:
+        vqvae: A trained VQ-VAE; its `code_counts` become the prior.
+        smoothing: Pseudo-count added to each code's count in the prior, positive.
+
+    Source: Pospelov et al. 2025, section 3.2; van den Oord et al. 2017.
+    """
+
+    def __init__(self, vqvae: VQVAE, smoothing: float = 0.1) -> None:
+        super().__init__()
+        self.vqvae = vqvae.requires_grad_(False).eval()
+        side, (num_positions, num_codes) = vqvae.code_side, vqvae.code_counts.shape
+        self.image_shape = vqvae.images.image_shape
+        self.mode_sizes = (num_codes,) * num_positions
+        self.order = boustrophedon(side)
+        counts = vqvae.code_counts + smoothing
+        self.prior = list(counts / counts.sum(1, keepdim=True))
+        self._kernel = codebook_kernel(vqvae.codebook.vectors)
+
+    def decode(self, indices: Tensor) -> Tensor:
+        """Draw images float32 `(N, C, H, W)` in [0, 1] from codes int64 `(N, d)`."""
+        with torch.no_grad():
+            return self.vqvae.decode(indices)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the nearest codes int64 `(N, d)` of images `(N, C, H, W)` in [0, 1]."""
+        with torch.no_grad():
+            return self.vqvae.encode(images)
+
+    def neighbours(self, mode: int) -> Tensor:
+        """Return `(n, n)`, rows sum to 1: which codes look like the row's code, itself excluded."""
+        return self._kernel
+
+
+def boustrophedon(side: int) -> Tensor:
+    """Walk a `(side, side)` map row by row, every other row backwards.
+
+    Returns:
+        Positions in row-major numbering, int64 `(side * side,)`.
+
+    >>> boustrophedon(2).tolist()
+    [0, 1, 3, 2]
+    """
+    rows = torch.arange(side * side).view(side, side)
+    rows[1::2] = rows[1::2].flip(1)
+    return rows.flatten()
+
+
+def codebook_kernel(vectors: Tensor, num_near: int = 8) -> Tensor:
+    """Softmax of minus the squared distance between codes over a temperature.
+
+    The temperature is the median squared distance to the `num_near`-th nearest code, so that a
+    move goes to about that many look-alikes whatever the codebook's scale.
+
+    Args:
+        vectors: The codebook `(n, code_size)`.
+        num_near: See above; clipped to n - 1.
+
+    Returns:
+        `(n, n)`, rows sum to 1, diagonal 0 (1 for a codebook of one code).
+    """
+    num_codes = len(vectors)
+    if num_codes == 1:
+        return torch.ones(1, 1)
+    distance = torch.cdist(vectors, vectors).square().fill_diagonal_(torch.inf)
+    near = distance.kthvalue(min(num_near, num_codes - 1), dim=1).values
+    temperature = near.median().clamp_min(1e-12)
+    return torch.softmax(-distance / temperature, dim=1)
+
+
+def load_vq_codes(path: str) -> VQCodes:
+    """Load the codes of a trained VQ-VAE.
+
+    Args:
+        path: A Lightning checkpoint (`.ckpt`) of `VQVAE`, or shipped weights (`.safetensors`)
+            whose sha256 stands in the card beside them (`.json`).
+
+    Returns:
+        The generator, on the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file holds no VQ-VAE, or is not the one its card describes.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"Argument `path` must be a VQ-VAE's .ckpt or .safetensors file, but found no {path}."
+        )
+    if file.suffix == ".safetensors":
+        state = safetensors.torch.load(_checked_bytes(file))
+    else:
+        state = torch.load(file, map_location="cpu", weights_only=True).get("state_dict", {})
+    try:
+        return VQCodes(VQVAE.from_state(state))
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"Argument `path` must name the weights of a VQ-VAE, but {path} holds something else."
+        ) from error
+
+
+def _checked_bytes(file: Path) -> bytes:
+    content = file.read_bytes()
+    card = file.with_suffix(".json")
+    if card.is_file():
+        wanted = json.loads(card.read_text())["sha256"]
+        found = hashlib.sha256(content).hexdigest()
+        if wanted != found:
+            raise ValueError(
+                f"File {file} must have its card's sha256, {wanted[:12]}…, but has {found[:12]}…."
+            )
+    return content

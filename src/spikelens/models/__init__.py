@@ -1,0 +1,1 @@
+"""Spiking classifiers and image generators, each with the LightningModule that trains it."""

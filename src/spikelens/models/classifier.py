@@ -1,0 +1,110 @@
+"""The LightningModule that trains a spiking network to classify images."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning as L
+import snntorch.functional
+import torch
+from torch import Tensor
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from spikelens.data.base import ImageSpec
+from spikelens.models.lif import Scan
+from spikelens.models.spiking_cnn import SpikingCNN
+
+
+class SpikingClassifier(L.LightningModule):
+    """Train a spiking network; the class whose output neuron spikes most wins.
+
+    Logs `train/loss`, `train/accuracy`, `val/loss`, `val/accuracy`, `test/accuracy` in [0, 1],
+    and over the validation images `rate/<layer>` (mean spikes a neuron and time step, in [0, 1])
+    and `silent/<layer>` (fraction of units that never spiked).
+
+    Args:
+        images: Channels, size and classes of the images.
+        network: Builds the network from `in_channels`, `image_size`, `num_classes`.
+        loss: Loss of output spikes `(T, N, classes)` and labels `(N,)`, from
+            `snntorch.functional`; None for the rate cross-entropy.
+        optimizer: Builds the optimizer from the parameters; None for Adam(1e-3).
+        scheduler: Builds a learning-rate scheduler, stepped once an epoch; None for none.
+    """
+
+    def __init__(
+        self,
+        images: ImageSpec,
+        network: Callable[..., SpikingCNN],
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        optimizer: Callable[[Iterable[Tensor]], torch.optim.Optimizer] | None = None,
+        scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.images = images
+        num_classes = len(images.classes)
+        self.network = network(
+            in_channels=images.channels, image_size=images.size, num_classes=num_classes
+        )
+        self.loss = loss or snntorch.functional.ce_rate_loss()
+        self.optimizer, self.scheduler = optimizer, scheduler
+        accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.accuracy = MetricCollection(
+            {f"{stage}/accuracy": accuracy.clone() for stage in ("train", "val", "test")},
+            compute_groups=False,  # each sees images of its own
+        )
+        names = self.network.layer_names
+        self.rates = MetricCollection({f"rate/{name}": MeanMetric() for name in names})
+        self.spike_counts: dict[str, Tensor] = {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the spike rate of each class, `(N, classes)` in [0, 1]."""
+        spikes: Tensor = self.network(images)
+        return spikes.mean(0)
+
+    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the loss of one batch of images and labels."""
+        spikes = self.network(batch[0])
+        return self._score("train", spikes, batch[1])
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the spikes counted before."""
+        self.spike_counts = {}
+
+    def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        """Score one batch and count every unit's spikes."""
+        scans = self.network.scans(batch[0])
+        self._score("val", scans[self.network.layer_names[-1]].spikes, batch[1])
+        for name, scan in scans.items():
+            self._count(name, scan)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log how much each layer fires and how many of its units never do."""
+        self.log_dict(self.rates)
+        for name, count in self.spike_counts.items():
+            self.log(f"silent/{name}", (count == 0).float().mean())
+
+    def test_step(self, batch: tuple[Tensor, Tensor]) -> None:
+        """Score one batch of test images."""
+        self._score("test", self.network(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        """Build the optimizer and, where asked, its scheduler."""
+        parameters = self.network.parameters()
+        optimizer = self.optimizer(parameters) if self.optimizer else torch.optim.Adam(parameters)
+        if self.scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+
+    def _score(self, stage: str, spikes: Tensor, labels: Tensor) -> Tensor:
+        loss = self.loss(spikes, labels).squeeze()  # snntorch returns one element in a vector
+        accuracy = self.accuracy[f"{stage}/accuracy"]
+        accuracy(spikes.mean(0), labels)
+        is_eval = stage != "train"
+        self.log(f"{stage}/loss", loss, prog_bar=not is_eval, batch_size=len(labels))
+        self.log(f"{stage}/accuracy", accuracy, on_step=False, on_epoch=True, prog_bar=True)
+        return loss
+
+    def _count(self, name: str, scan: Scan) -> None:
+        self.rates[f"rate/{name}"](scan.spikes.mean(), weight=scan.spikes.shape[1])
+        units = scan.spikes.transpose(0, 2).flatten(1).sum(1)
+        self.spike_counts[name] = self.spike_counts.get(name, torch.zeros_like(units)) + units

@@ -1,0 +1,59 @@
+"""How an image becomes an input over time: direct, rate (Poisson) and latency codes."""
+
+import torch
+from snntorch import spikegen
+from torch import Tensor, nn
+
+ENCODINGS = ("direct", "rate", "latency")
+
+
+class Encoder(nn.Module):
+    """Turn images in [0, 1] into inputs over time.
+
+    `direct` shows the same image at each step, as a constant current. `rate` draws a spike at
+    each step with the pixel's value as probability. `latency` lets each pixel spike once, bright
+    ones first. In evaluation mode `rate` uses noise that is frozen by `seed` and shared by all
+    images, so that an image evokes the same response whatever batch it is in.
+
+    Args:
+        encoding: `direct`, `rate` or `latency`.
+        num_steps: Number of time steps T; at least 2 for `latency`.
+        seed: Seed of the frozen noise.
+
+    Raises:
+        ValueError: If the encoding is unknown, or T too small for it.
+
+    Source: snntorch.spikegen; Auge et al., "A survey of encoding techniques for signal
+    processing in spiking neural networks", 2021.
+    """
+
+    def __init__(self, encoding: str, num_steps: int, seed: int = 0) -> None:
+        super().__init__()
+        if encoding not in ENCODINGS:
+            raise ValueError(
+                f"Argument `encoding` must be one of {', '.join(ENCODINGS)}, but got {encoding!r}."
+            )
+        if encoding == "latency" and num_steps < 2:
+            raise ValueError(
+                f"Argument `num_steps` must be at least 2 for latency codes, but got {num_steps}."
+            )
+        self.encoding, self.num_steps, self.seed = encoding, num_steps, seed
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode images `(N, C, H, W)` as `(T, N, C, H, W)`, or `(1, ...)` where constant."""
+        if self.encoding == "direct":
+            return images.unsqueeze(0)
+        images = images.clamp(0.0, 1.0)
+        if self.encoding == "latency":
+            # spikegen checks a range that a rounding error would leave, hence the clamp above.
+            spikes: Tensor = spikegen.latency(
+                images, num_steps=self.num_steps, normalize=True, linear=True
+            )
+            return spikes
+        if self.training:
+            rate: Tensor = spikegen.rate(images, num_steps=self.num_steps)
+            return rate
+        noise = torch.rand(
+            self.num_steps, 1, *images.shape[1:], generator=torch.Generator().manual_seed(self.seed)
+        )
+        return (noise.to(images.device) < images).to(images.dtype)

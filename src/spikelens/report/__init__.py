@@ -1,0 +1,1 @@
+"""Panels, tables and TensorBoard logs of what a probe found."""

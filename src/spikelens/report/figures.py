@@ -1,0 +1,133 @@
+"""Pictures of stimuli: a layer's panel, a generator's samples, the filmstrip neuron x epoch."""
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from spikelens.am.probe import Probe
+from spikelens.tracking import History
+
+_PAPER, _INK, _FAINT = (255, 255, 255), (24, 24, 27), (113, 113, 122)
+_GAP = 6
+_LINE = 13  # pixels of one line of caption
+_FONT_SIZE = 11
+
+
+def layer_panel(probe: Probe, layer: str, columns: int = 4, side: int = 96) -> Image.Image:
+    """Draw the optimal stimuli of a layer, each with its caption and its natural top images.
+
+    Args:
+        probe: What a probe found.
+        layer: Which layer's neurons to draw.
+        columns: Neurons in a row of the panel.
+        side: Pixels of a stimulus; four natural images stand beside it, half as large.
+
+    Returns:
+        The panel. A caption gives the neuron, the stimulus' activation and its ratio to the best
+        natural image.
+    """
+    chosen = [k for k, neuron in enumerate(probe.neurons) if neuron.layer == layer]
+    cell = (2 * side + 2, side + 2 * _LINE)
+    page = _Page(min(columns, len(chosen)), -(-len(chosen) // columns), cell)
+    page.title(f"{layer}: optimal stimulus (left), best natural images (right)")
+    for place, k in enumerate(chosen):
+        x, y = page.corner(place % columns, place // columns)
+        page.paste(probe.stimuli[k], x, y, side)
+        for rank, natural in enumerate(probe.natural_top[k, :4]):
+            half = side // 2
+            page.paste(natural, x + side + 2 + rank % 2 * half, y + rank // 2 * half, half)
+        page.write(x, y + side, str(probe.neurons[k]), _INK)
+        page.write(x, y + side + _LINE, _caption(probe, k), _FAINT)
+    return page.image
+
+
+def filmstrip(history: History, natural: Tensor, side: int = 64) -> Image.Image:
+    """Draw how stimuli change over epochs: a row a neuron, a column an epoch.
+
+    Args:
+        history: The probes, with the activation written below each stimulus.
+        natural: The neurons' best natural images now, uint8 `(K, m, C, H, W)`; the first two
+            close each row.
+        side: Pixels of a stimulus.
+
+    Returns:
+        The strip.
+    """
+    names, epochs, natural = history.names, history.epochs, natural[:, :2]
+    columns = len(epochs) + natural.shape[1]
+    page = _Page(columns, len(names), (side, side + _LINE), margin=76, header=_LINE)
+    page.title("optimal stimulus by epoch, then the best natural images of the last epoch")
+    for column in range(columns):
+        is_natural = column >= len(epochs)
+        heading = "natural" if is_natural else f"epoch {epochs[column]}"
+        page.write(page.corner(column, 0)[0], page.corner(0, 0)[1] - _LINE, heading, _INK)
+        for row in range(len(names)):
+            x, y = page.corner(column, row)
+            if is_natural:
+                page.paste(natural[row, column - len(epochs)], x, y, side)
+            else:
+                page.paste(history.stimuli[column][row], x, y, side)
+                page.write(x, y + side, f"{history.activations[column, row]:.3f}", _FAINT)
+    for row, name in enumerate(names):
+        page.write(_GAP, page.corner(0, row)[1] + side // 2 - _LINE // 2, name, _INK)
+    return page.image
+
+
+def image_grid(rows: Sequence[tuple[str, Tensor]], side: int = 64) -> Image.Image:
+    """Draw named rows of images `(N, C, H, W)`, uint8 or float in [0, 1]."""
+    page = _Page(max(len(images) for _, images in rows), len(rows), (side, side), margin=100)
+    for row, (name, images) in enumerate(rows):
+        page.write(_GAP, page.corner(0, row)[1] + side // 2 - _LINE // 2, name, _INK)
+        for column, image in enumerate(images):
+            page.paste(image, *page.corner(column, row), side)
+    return page.image
+
+
+def to_tensor(picture: Image.Image) -> Tensor:
+    """Return a picture as uint8 `(3, H, W)`."""
+    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return pixels.view(picture.height, picture.width, 3).permute(2, 0, 1)
+
+
+def _caption(probe: Probe, k: int) -> str:
+    if probe.is_silent[k]:
+        return "silent"
+    ratio = probe.ratio[k]
+    times = "natural: none" if ratio.isnan() else f"{ratio:.2f} x natural"
+    return f"{probe.activations[k]:.3f}   {times}"
+
+
+class _Page:
+    """White paper with a grid of cells, a title and a left margin for names."""
+
+    def __init__(
+        self, columns: int, rows: int, cell: tuple[int, int], margin: int = 0, header: int = 0
+    ) -> None:
+        self.cell = cell
+        self.left, self.top = _GAP + margin, _GAP + _LINE + 4 + header
+        width = self.left + columns * (cell[0] + _GAP)
+        height = self.top + rows * (cell[1] + _GAP)
+        self.image = Image.new("RGB", (max(width, 360), height), _PAPER)
+        self._draw = ImageDraw.Draw(self.image)
+        self._font = ImageFont.load_default(_FONT_SIZE)
+
+    def corner(self, column: int, row: int) -> tuple[int, int]:
+        return (
+            self.left + column * (self.cell[0] + _GAP),
+            self.top + row * (self.cell[1] + _GAP),
+        )
+
+    def title(self, text: str) -> None:
+        self.write(_GAP, _GAP, text, _INK)
+
+    def write(self, x: int, y: int, text: str, colour: tuple[int, int, int]) -> None:
+        self._draw.text((x, y), text, fill=colour, font=self._font)
+
+    def paste(self, pixels: Tensor, x: int, y: int, side: int) -> None:
+        if pixels.dtype != torch.uint8:
+            pixels = (pixels.clamp(0.0, 1.0) * 255).round().to(torch.uint8)
+        array = pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous().cpu().numpy()
+        picture = Image.fromarray(array).resize((side, side), Image.Resampling.NEAREST)
+        self.image.paste(picture, (x, y))

@@ -1,0 +1,73 @@
+"""Tables of what probes found: on the terminal, as Parquet, as CSV."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import pyarrow
+import pyarrow.csv
+import pyarrow.parquet
+from rich.table import Table
+
+from spikelens.tracking import Row
+
+MEASURES = ("activation", "ratio", "class_selectivity", "auroc", "lifetime_sparseness")
+_COLUMNS = (
+    ("neuron", "neuron"),
+    ("activation", "activation"),
+    ("natural_activation", "best natural"),
+    ("ratio", "ratio"),
+    ("preferred", "preferred class"),
+    ("class_selectivity", "selectivity"),
+    ("auroc", "AUROC"),
+    ("lifetime_sparseness", "sparseness"),
+)
+
+
+def write_rows(rows: Sequence[Row], path: Path) -> None:
+    """Write rows as `path` with the suffixes `.parquet` and `.csv`, one column a field of `Row`."""
+    columns = {f.name: [getattr(row, f.name) for row in rows] for f in fields(Row)}
+    table = pyarrow.table(columns)
+    pyarrow.parquet.write_table(table, path.with_suffix(".parquet"))
+    pyarrow.csv.write_csv(table, path.with_suffix(".csv"))
+
+
+def rows_table(rows: Sequence[Row], title: str = "") -> Table:
+    """Lay rows out for the terminal; a silent neuron says so instead of NaN."""
+    table = Table(title=title)
+    for _, heading in _COLUMNS:
+        table.add_column(heading, justify="left" if heading == "neuron" else "right")
+    for row in rows:
+        values = asdict(row)
+        table.add_row(*(_cell(values[name]) for name, _ in _COLUMNS))
+    return table
+
+
+def layer_means(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Average rows over the neurons of each layer.
+
+    Args:
+        rows: Of one epoch.
+
+    Returns:
+        For each layer the mean of each of `MEASURES` over the neurons that have one (NaN if none
+        has), and `fraction_silent`.
+    """
+    layers: dict[str, dict[str, float]] = {}
+    for layer in dict.fromkeys(row.layer for row in rows):
+        chosen = [row for row in rows if row.layer == layer]
+        layers[layer] = {name: _mean([getattr(row, name) for row in chosen]) for name in MEASURES}
+        layers[layer]["fraction_silent"] = sum(row.is_silent for row in chosen) / len(chosen)
+    return layers
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.3f}"
+    return str(value) or "silent"

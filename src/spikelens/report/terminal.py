@@ -1,0 +1,68 @@
+"""What the two programs say: their last lines, and one sentence for a user's mistake."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from rich.console import Console
+
+from spikelens.am.probe import Probe
+from spikelens.report.figures import layer_panel
+from spikelens.report.tables import rows_table, write_rows
+from spikelens.report.tensorboard import save_picture
+from spikelens.tracking import rows_of
+
+_USER_ERRORS = (ValueError, FileNotFoundError, ConnectionError, MisconfigurationException)
+
+
+@contextmanager
+def one_sentence_errors() -> Iterator[None]:
+    """End the program with the message alone where the user's input is at fault.
+
+    Hydra wraps what a constructor raises; the cause is what counts. With `HYDRA_FULL_ERROR=1` in
+    the environment the traceback is shown.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = error.__cause__ if error.__cause__ is not None else error
+        is_mistake = isinstance(cause, _USER_ERRORS) or isinstance(error, _USER_ERRORS)
+        if not is_mistake or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        message = error if isinstance(error, _USER_ERRORS) else cause
+        sys.exit(f"Error: {message}")
+
+
+def print_closing(metrics: Mapping[str, float], folder: str | Path) -> None:
+    """Print the metrics that matter, where everything lies and how to look at it."""
+    folder = Path(folder)
+    for name in sorted(metrics):
+        if not name.startswith(("am_neurons/", "rate/", "silent/")):
+            print(f"  {name:<40} {metrics[name]:.4f}")
+    panels = folder / "panels"
+    if panels.is_dir():
+        print(f"Pictures and tables: {panels} (begin with the last filmstrip_epoch*.png)")
+    last = folder / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        is_generator = "val/relative_mse" in metrics
+        use = f"train.py +am=enabled generator=vqvae generator.path={last}"
+        print(f"Use it: python {use if is_generator else f'probe.py ckpt={last}'}")
+    print(f"Curves and panels: tensorboard --logdir {folder}")
+
+
+def report_probe(probe: Probe, folder: Path) -> None:
+    """Print a probe's table; write it and a panel for each layer into a folder."""
+    rows = rows_of(probe, epoch=-1)
+    Console().print(rows_table(rows, "What excites these neurons"))
+    write_rows(rows, folder / "neurons")
+    for layer in dict.fromkeys(neuron.layer for neuron in probe.neurons):
+        save_picture(layer_panel(probe, layer), folder / f"{layer}.png")
+    search = probe.search
+    print(
+        f"{int(search.presentations.sum())} images shown in {search.seconds:.1f} s "
+        f"({search.stop.value})."
+    )
+    print(f"Pictures and tables: {folder}")

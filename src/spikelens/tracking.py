@@ -1,0 +1,141 @@
+"""What the same neurons wanted to see, epoch after epoch."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikelens.am.neurons import Neuron
+from spikelens.am.probe import Probe
+
+
+@dataclass(frozen=True)
+class Row:
+    """One neuron at one epoch, as it stands in the tables.
+
+    Attributes:
+        epoch: Epoch, from 0; -1 for a checkpoint probed by itself.
+        layer: Layer name.
+        unit: Unit index.
+        neuron: The neuron's full name.
+        activation: Activation of the optimal stimulus; a spike rate in [0, 1] unless the
+            membrane is read out.
+        natural_activation: Activation of the best natural image.
+        ratio: The former / the latter; NaN where the latter is 0.
+        preferred: Name of the class that excites the neuron most; empty for a silent one.
+        class_selectivity: Class selectivity index in [0, 1]; NaN for a silent neuron.
+        auroc: Of the preferred class against the rest; NaN for a silent neuron.
+        lifetime_sparseness: In [0, 1]; NaN for a silent neuron.
+        is_silent: Neither image nor stimulus made it spike.
+        presentations: Images shown on its behalf.
+    """
+
+    epoch: int
+    layer: str
+    unit: int
+    neuron: str
+    activation: float
+    natural_activation: float
+    ratio: float
+    preferred: str
+    class_selectivity: float
+    auroc: float
+    lifetime_sparseness: float
+    is_silent: bool
+    presentations: int
+
+
+def rows_of(probe: Probe, epoch: int) -> list[Row]:
+    """Write a probe as one row a neuron."""
+    ratio = probe.ratio
+    chosen = probe.selectivity
+    return [
+        Row(
+            epoch=epoch,
+            layer=neuron.layer,
+            unit=neuron.unit,
+            neuron=str(neuron),
+            activation=float(probe.activations[k]),
+            natural_activation=float(probe.natural_activations[k]),
+            ratio=float(ratio[k]),
+            preferred=probe.classes[int(chosen.preferred[k])] if chosen.preferred[k] >= 0 else "",
+            class_selectivity=float(chosen.class_selectivity[k]),
+            auroc=float(chosen.auroc[k]),
+            lifetime_sparseness=float(chosen.lifetime_sparseness[k]),
+            is_silent=bool(probe.is_silent[k]),
+            presentations=int(probe.search.presentations[k]),
+        )
+        for k, neuron in enumerate(probe.neurons)
+    ]
+
+
+class History:
+    """The probes of one training run.
+
+    Attributes:
+        epochs: Epoch of each probe, ascending.
+        stimuli: uint8 `(K, C, H, W)` of each probe.
+        start: What the last probe started from beside natural images, int64 `(K, m, d)`, so that
+            it can be done again; None for the first probe.
+        elites: Elites of the last probe, int64 `(K, R, d)`; None before the first.
+        rows: One row a neuron and probe, in order.
+    """
+
+    def __init__(self) -> None:
+        self.epochs: list[int] = []
+        self.stimuli: list[Tensor] = []
+        self.start: Tensor | None = None
+        self.elites: Tensor | None = None
+        self.rows: list[Row] = []
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the K neurons."""
+        return list(dict.fromkeys(row.neuron for row in self.rows))
+
+    @property
+    def activations(self) -> Tensor:
+        """Activation of each neuron's stimulus at each probe, `(epochs, K)`."""
+        return torch.tensor([row.activation for row in self.rows]).view(len(self.epochs), -1)
+
+    def append(self, probe: Probe, epoch: int, start: Tensor | None) -> list[Row]:
+        """Add the probe of an epoch and what it started from; returns its rows."""
+        rows = rows_of(probe, epoch)
+        self.epochs.append(epoch)
+        self.stimuli.append((probe.stimuli * 255).round().to(torch.uint8))
+        self.start, self.elites = start, probe.elites
+        self.rows += rows
+        return rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return lists, numbers and tensors only: loads with `weights_only=True`."""
+        return {
+            "epochs": list(self.epochs),
+            "stimuli": list(self.stimuli),
+            "start": self.start,
+            "elites": self.elites,
+            "rows": [asdict(row) for row in self.rows],
+        }
+
+    def load_state_dict(self, state: dict[str, Any], neurons: Sequence[Neuron]) -> None:
+        """Take over what `state_dict` returned.
+
+        Args:
+            state: The state.
+            neurons: The neurons that will be probed from now on.
+
+        Raises:
+            ValueError: If the state is of other neurons.
+        """
+        rows = [Row(**row) for row in state["rows"]]
+        known = list(dict.fromkeys(row.neuron for row in rows))
+        if known and known != [str(neuron) for neuron in neurons]:
+            raise ValueError(
+                "Argument `neurons` must be those of the run that is resumed "
+                f"({known[0]} … {known[-1]}, {len(known)} in all), but got {len(neurons)} others."
+            )
+        self.rows, self.epochs = rows, list(state["epochs"])
+        self.stimuli = list(state["stimuli"])
+        self.start, self.elites = state["start"], state["elites"]

@@ -1,0 +1,61 @@
+"""Tiny networks and generators with answers known by hand."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spikelens.am.natural import NaturalImages
+from spikelens.models.spiking_cnn import SpikingCNN, small
+
+
+class Bars:
+    """A generator of 4 x 4 grey images: mode j makes pixel j as bright as symbol / (n - 1)."""
+
+    def __init__(self, num_symbols: int = 5, side: int = 4, channels: int = 1) -> None:
+        num_modes = channels * side * side
+        self.mode_sizes = (num_symbols,) * num_modes
+        self.image_shape = (channels, side, side)
+        self.order = torch.arange(num_modes)
+        self.prior: Sequence[Tensor] = [torch.full((num_symbols,), 1 / num_symbols)] * num_modes
+        near = torch.ones(num_symbols, num_symbols).fill_diagonal_(0)
+        self._kernel = near / near.sum(1, keepdim=True)
+
+    def neighbours(self, mode: int) -> Tensor:
+        return self._kernel
+
+    def decode(self, indices: Tensor) -> Tensor:
+        return (indices / (self.mode_sizes[0] - 1)).view(-1, *self.image_shape)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return (images.flatten(1) * (self.mode_sizes[0] - 1)).round().long()
+
+    def to(self, device: object) -> "Bars":
+        return self
+
+
+@pytest.fixture
+def bars() -> Bars:
+    return Bars()
+
+
+@pytest.fixture
+def tiny_network() -> SpikingCNN:
+    torch.manual_seed(0)
+    network = small(in_channels=1, image_size=8, num_classes=3, num_steps=4, width=4)
+    return network.eval()
+
+
+@pytest.fixture
+def natural() -> NaturalImages:
+    random = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (30, 1, 8, 8), generator=random, dtype=torch.uint8)
+    return NaturalImages(images, torch.arange(30) % 3, ("a", "b", "c"))
+
+
+class Boom(nn.Module):
+    """A layer that fails."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise ArithmeticError("boom")
