@@ -6,6 +6,7 @@ python train.py model=vqvae data=image_folder data.root=PATH
 python train.py +am=enabled ckpt_path=logs/…/checkpoints/last.ckpt     # resume
 """
 
+import shlex
 import sys
 
 import hydra
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from spikelens.allocator import keep_freed_memory
 from spikelens.report.terminal import one_sentence_errors, print_closing
+from spikelens.weights import ship_weights
 
 
 def train(cfg: DictConfig) -> dict[str, float]:
@@ -36,6 +38,9 @@ def train(cfg: DictConfig) -> dict[str, float]:
     metrics = dict(trainer.callback_metrics)
     trainer.test(model, datamodule=data, verbose=False)
     metrics.update(trainer.callback_metrics)
+    if cfg.export:
+        command = shlex.join(["python", *sys.argv])
+        ship_weights(model, cfg.export, command, model.hparams, metrics)
     return {name: float(value) for name, value in metrics.items()}
 
 

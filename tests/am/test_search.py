@@ -87,3 +87,15 @@ def test_a_budget_must_be_positive(bars):
     archive = Archive(1, 16)
     with pytest.raises(ValueError, match="`budget` must be a positive integer, but got 0"):
         maximize(Count(1), RandomSearch(bars, archive), archive, 0)
+
+
+def test_alone_a_neuron_knows_only_its_own_images(bars):
+    archive = Archive(2, 16)
+    # Neuron 1's start image is what neuron 0 wants: alone, neuron 0 never hears of it.
+    start = torch.stack([torch.ones(1, 16), torch.zeros(1, 16)]).long()
+    optimizer = RandomSearch(bars, archive)
+    result = maximize(Count(2), optimizer, archive, 1, start, is_pooled=False)
+    assert result.activations.tolist() == [0.0, 0.0]
+    archive = Archive(2, 16)
+    result = maximize(Count(2), optimizer, archive, 1, start)
+    assert result.activations.tolist() == [1.0, 1.0]

@@ -29,6 +29,7 @@ class SearchPlan:
         num_elites: Elites kept for each neuron, positive.
         num_top: Best natural images kept beside the stimulus, positive.
         chunk: Images shown at once.
+        is_pooled: Whether a neuron profits from images proposed for others.
         seed: Seed of the search.
     """
 
@@ -37,6 +38,7 @@ class SearchPlan:
     num_elites: int = 32
     num_top: int = 4
     chunk: int = 64
+    is_pooled: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -118,7 +120,9 @@ def probe_neurons(
             [torch.inf if neuron.readout == "membrane" else 1.0 for neuron in neurons]
         ).to(objective.device)
         searcher = optimizer(generator, archive, seed=plan.seed)
-        result = maximize(objective, searcher, archive, plan.budget, start, ceiling, progress)
+        result = maximize(
+            objective, searcher, archive, plan.budget, start, ceiling, plan.is_pooled, progress
+        )
         final = objective(result.indices)
     activations = final.activations.diagonal().cpu()
     natural_activations = answers.activations.amax(0).cpu()

@@ -51,12 +51,14 @@ def maximize(
     budget: int,
     start: Tensor | None = None,
     ceiling: Tensor | float = 1.0,
+    is_pooled: bool = True,
     progress: Progress | None = None,
 ) -> SearchResult:
     """Search for the multi-index that excites each neuron most.
 
-    All images proposed for any neuron are scored for all of them. A neuron at its ceiling asks
-    for no further images; what is not finite counts as never seen.
+    All images proposed for any neuron are scored for all of them (pooled), unless each is to be
+    searched as if it were alone. A neuron at its ceiling asks for no further images; what is not
+    finite counts as never seen.
 
     Args:
         objective: Multi-indices int64 `(N, d)` to activations and scores `(N, K)`.
@@ -65,6 +67,7 @@ def maximize(
         budget: Images shown for each neuron, at least 1.
         start: Multi-indices to look at first, int64 `(K, m, d)`; they count.
         ceiling: Largest activation there is, a number or `(K,)`.
+        is_pooled: Whether a neuron profits from images proposed for others.
         progress: Called after each round with images shown, images allowed in total, and the
             mean best activation.
 
@@ -94,6 +97,8 @@ def maximize(
         shown = is_shown.flatten().to(asked.device)
         indices = asked.flatten(0, 1)[shown]
         response = objective(indices)
+        if not is_pooled:
+            response = _own(response, is_shown)
         archive.add(indices, response)
         if start is None:
             values = response.scores.new_full((num_neurons, len(shown)), torch.nan)
@@ -113,3 +118,10 @@ def maximize(
         stop=stop,
         seconds=time.perf_counter() - began,
     )
+
+
+def _own(response: Response, is_shown: Tensor) -> Response:
+    """Hide from each neuron what was proposed for others: NaN."""
+    proposer = is_shown.nonzero()[:, 0].to(response.scores.device)
+    is_own = proposer[:, None] == torch.arange(len(is_shown), device=proposer.device)
+    return Response(*(values.where(is_own, torch.nan) for values in response))

@@ -78,10 +78,8 @@ class ImageFolder(ImageData):
     def cache_path(self) -> Path:
         """File that the decoded images are kept in; named by a hash of what they depend on."""
         key = repr((_VERSION, self.image_size, self.channels, self._chosen))
-        return (
-            self.cache_dir
-            / f"image_folder_{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
-        )
+        digest = hashlib.sha256(key.encode()).hexdigest()[:24]
+        return self.cache_dir / f"image_folder_{digest}.safetensors"
 
     @cached_property
     def _found(self) -> ImageFiles:
@@ -131,9 +129,5 @@ class ImageFolder(ImageData):
 def _named(paths: list[str]) -> str:
     """Name the count and the first five."""
     more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
-    noun = (
-        "file that cannot be read as an image"
-        if len(paths) == 1
-        else "files that cannot be read as images"
-    )
-    return f"{len(paths)} {noun}: {', '.join(paths[:5])}{more}"
+    noun = "file" if len(paths) == 1 else "files"
+    return f"{len(paths)} {noun} unreadable as an image: {', '.join(paths[:5])}{more}"

@@ -23,7 +23,10 @@ def read_tensors(path: Path, names: set[str]) -> dict[str, Tensor] | None:
         tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError, ValueError):
         return None
-    return tensors if tensors.keys() == names else None
+    if tensors.keys() != names:
+        return None
+    # What was loaded is a view of the file: who shortens the file would crash the program.
+    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

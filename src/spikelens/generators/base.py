@@ -58,6 +58,7 @@ def check_fit(generator: Generator, image_shape: tuple[int, ...]) -> None:
     """
     if tuple(generator.image_shape) != tuple(image_shape):
         raise ValueError(
-            "Argument `generator` must draw images like the data's, (C, H, W) = "
-            f"{tuple(image_shape)}, but {type(generator).__name__} draws {tuple(generator.image_shape)}."
+            f"Argument `generator` must draw images like the data's, {tuple(image_shape)}, but "
+            f"{type(generator).__name__} draws {tuple(generator.image_shape)} (channels, height, "
+            "width)."
         )

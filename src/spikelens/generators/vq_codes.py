@@ -1,14 +1,12 @@
 """The codes of a VQ-VAE as a discretised latent space."""
 
-import hashlib
-import json
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from spikelens.models.vqvae import VQVAE
+from spikelens.weights import read_weights
 
 
 class VQCodes(nn.Module):
@@ -103,7 +101,7 @@ def load_vq_codes(path: str) -> VQCodes:
             f"Argument `path` must be a VQ-VAE's .ckpt or .safetensors file, but found no {path}."
         )
     if file.suffix == ".safetensors":
-        state = safetensors.torch.load(_checked_bytes(file))
+        state = read_weights(file)
     else:
         state = torch.load(file, map_location="cpu", weights_only=True).get("state_dict", {})
     try:
@@ -112,16 +110,3 @@ def load_vq_codes(path: str) -> VQCodes:
         raise ValueError(
             f"Argument `path` must name the weights of a VQ-VAE, but {path} holds something else."
         ) from error
-
-
-def _checked_bytes(file: Path) -> bytes:
-    content = file.read_bytes()
-    card = file.with_suffix(".json")
-    if card.is_file():
-        wanted = json.loads(card.read_text())["sha256"]
-        found = hashlib.sha256(content).hexdigest()
-        if wanted != found:
-            raise ValueError(
-                f"File {file} must have its card's sha256, {wanted[:12]}…, but has {found[:12]}…."
-            )
-    return content

@@ -16,12 +16,12 @@ MEASURES = ("activation", "ratio", "class_selectivity", "auroc", "lifetime_spars
 _COLUMNS = (
     ("neuron", "neuron"),
     ("activation", "activation"),
-    ("natural_activation", "best natural"),
+    ("natural_activation", "natural"),
     ("ratio", "ratio"),
-    ("preferred", "preferred class"),
-    ("class_selectivity", "selectivity"),
+    ("preferred", "class"),
+    ("class_selectivity", "CSI"),
     ("auroc", "AUROC"),
-    ("lifetime_sparseness", "sparseness"),
+    ("lifetime_sparseness", "sparse"),
 )
 
 

@@ -1,0 +1,149 @@
+"""Compare searches on neurons of a trained network, each neuron searched as if it were alone.
+
+    python benchmarks/quality.py --ckpt PATH --layers conv1,conv2,fc1 --neurons 16 --seeds 3
+
+Neurons are drawn by seed among those that are neither silent nor saturated on natural images.
+Every method gets the same budget and the same neurons. Raw results go to --out as Parquet, a
+table is printed in Markdown.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from spikelens.allocator import keep_freed_memory
+from spikelens.am.activations import Recorder, layer_shapes
+from spikelens.am.natural import NaturalImages, natural_images
+from spikelens.am.neurons import Neuron, parse_neurons
+from spikelens.am.objective import Objective
+from spikelens.am.optimizers.base import Optimizer
+from spikelens.am.optimizers.elite_tt import EliteTT
+from spikelens.am.optimizers.protes import PRESETS, Protes
+from spikelens.am.optimizers.random import RandomSearch
+from spikelens.am.probe import SearchPlan, probe_neurons
+from spikelens.checkpoints import read_checkpoint
+from spikelens.generators.base import Generator
+from spikelens.report.progress import SearchBar
+
+# name: optimizer, number of natural images it starts from
+METHODS: dict[str, tuple[Callable[..., Optimizer], int]] = {
+    "elite_tt": (partial(EliteTT, batch=25), 15),
+    "elite_tt, no natural start": (partial(EliteTT, batch=25), 0),
+    **{f"protes {name}": (partial(Protes, preset=name), 0) for name in PRESETS},
+    "random": (partial(RandomSearch, batch=25), 0),
+}
+
+
+def draw_neurons(
+    network: nn.Module, generator: Generator, natural: NaturalImages, layers: str, num: int
+) -> list[Neuron]:
+    """Draw neurons whose best natural image evokes a rate strictly between 0 and 0.9."""
+    shapes = layer_shapes(network, generator.image_shape)
+    known = parse_neurons(
+        [f"{layer}:*" for layer in layers.split(",")], {name: s[0] for name, s in shapes.items()}
+    )
+    with Recorder(network, known) as recorder:
+        best = Objective(generator, recorder).of_images(natural.images).activations.amax(0)
+    lively = [known[k] for k in ((best > 0) & (best < 0.9)).nonzero().flatten().tolist()]
+    order = torch.randperm(len(lively), generator=torch.Generator().manual_seed(0))
+    return [lively[k] for k in sorted(order[:num].tolist())]
+
+
+def best_so_far(curve: Tensor, rounds: Tensor, budgets: list[int]) -> list[float]:
+    """Read a curve `(rounds, K)` at budgets; rounds are cumulated images a neuron."""
+    return [float(curve[int((rounds <= budget).sum()) - 1].mean()) for budget in budgets]
+
+
+def main() -> None:
+    """Run all methods on all seeds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--ckpt", required=True)
+    parser.add_argument("--layers", default="conv1,conv2,fc1")
+    parser.add_argument("--neurons", type=int, default=16)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--budget", type=int, default=1000)
+    parser.add_argument("--natural", type=int, default=1000)
+    parser.add_argument("--methods", default=";".join(METHODS))
+    parser.add_argument("--out", type=Path, default=Path("outputs/quality.parquet"))
+    args = parser.parse_args()
+    network, generator, natural = rebuild(args.ckpt, args.natural)
+    neurons = draw_neurons(network, generator, natural, args.layers, args.neurons)
+    print("neurons:", ", ".join(map(str, neurons)))
+    rows = []
+    for name in args.methods.split(";"):
+        optimizer, num_starts = METHODS[name]
+        for seed in range(args.seeds):
+            plan = SearchPlan(args.budget, num_starts=num_starts, seed=seed, is_pooled=False)
+            with SearchBar(f"{name}, seed {seed}") as bar:
+                probe = probe_neurons(
+                    network, generator, neurons, natural, optimizer, plan, progress=bar.show
+                )
+            for k, neuron in enumerate(neurons):
+                rows.append(
+                    {
+                        "method": name,
+                        "seed": seed,
+                        "neuron": str(neuron),
+                        "activation": float(probe.activations[k]),
+                        "natural": float(probe.natural_activations[k]),
+                        "seconds": probe.search.seconds,
+                        "presentations": int(probe.search.presentations[k]),
+                    }
+                )
+            mean = float(probe.activations.mean())
+            print(f"{name:<28} seed {seed}: {mean:.3f} in {probe.search.seconds:.0f} s", flush=True)
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), args.out)
+    print_table(rows)
+
+
+def rebuild(ckpt: str, num_natural: int) -> tuple[nn.Module, Generator, NaturalImages]:
+    """Build network, generator and natural images from a checkpoint of train.py."""
+    checkpoint = read_checkpoint(ckpt)
+    run = OmegaConf.create(checkpoint.config)
+    data = instantiate(run.data)
+    data.prepare_data()
+    data.setup()
+    model = instantiate(run.model, _partial_=True, _convert_="all")(images=data.spec)
+    checkpoint.load_into(model)
+    return model.eval().network, instantiate(run.generator), natural_images(data, num_natural)
+
+
+def print_table(rows: list[dict[str, object]]) -> None:
+    """Print means over neurons and seeds, and the share of each neuron's best known value."""
+    table = {
+        (row["method"], row["seed"], row["neuron"]): float(str(row["activation"])) for row in rows
+    }
+    best: dict[object, float] = {}
+    for row in rows:
+        value = max(float(str(row["activation"])), float(str(row["natural"])))
+        best[row["neuron"]] = max(best.get(row["neuron"], 0.0), value)
+    print("\n| search | mean activation | s.e. over seeds | share of best known | seconds |")
+    print("|---|---|---|---|---|")
+    for name in dict.fromkeys(row["method"] for row in rows):
+        mine = [(key, value) for key, value in table.items() if key[0] == name]
+        seeds = sorted({key[1] for key, _ in mine}, key=str)
+        means = torch.tensor(
+            [
+                sum(v for key, v in mine if key[1] == seed) / (len(mine) / len(seeds))
+                for seed in seeds
+            ]
+        )
+        error = float(means.std() / len(seeds) ** 0.5) if len(seeds) > 1 else float("nan")
+        share = sum(value / best[key[2]] for key, value in mine) / len(mine)
+        seconds = sum(float(str(r["seconds"])) for r in rows if r["method"] == name) / len(mine)
+        print(f"| {name} | {means.mean():.3f} | {error:.3f} | {share:.3f} | {seconds:.0f} |")
+
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Weights that ship: a safetensors file and the card beside it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor, nn
+
+
+def ship_weights(
+    module: nn.Module, path: str | Path, recipe: str, config: Mapping[str, Any], metrics: Any
+) -> None:
+    """Write a module's state and its card.
+
+    Args:
+        module: The trained module.
+        path: A `.safetensors` file; the card is the `.json` file of the same name.
+        recipe: The command that made it.
+        config: The run's configuration, of which data, model, trainer and seed go on the card.
+        metrics: Name and value of what was measured on it.
+
+    Raises:
+        ValueError: If the path has another suffix.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"Argument `export` must be a .safetensors file, but got {path}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    content = safetensors.torch.save(state)
+    card = {
+        "recipe": recipe,
+        "seed": config["seed"],
+        "metrics": {name: round(float(value), 5) for name, value in sorted(metrics.items())},
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        **{part: config[part] for part in ("data", "model", "trainer")},
+    }
+    path.write_bytes(content)
+    path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read shipped weights; if there is a card beside them they must be the ones it describes.
+
+    Raises:
+        ValueError: If the file's sha256 is not its card's.
+    """
+    path = Path(path)
+    content, card = path.read_bytes(), path.with_suffix(".json")
+    if card.is_file():
+        wanted = json.loads(card.read_text())["sha256"]
+        found = hashlib.sha256(content).hexdigest()
+        if wanted != found:
+            raise ValueError(
+                f"File {path} must have its card's sha256, {wanted[:12]}…, but has {found[:12]}…."
+            )
+    return safetensors.torch.load(content)

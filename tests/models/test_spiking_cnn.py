@@ -1,0 +1,123 @@
+import pytest
+import snntorch
+import torch
+
+from spikelens.models.spiking_cnn import csnn, small
+
+
+def step_by_step(network, images):
+    """Each layer's spikes by the plain double loop: for each time step, for each layer."""
+    signal = network.encoder(images)
+    names = [name for name, _ in network.named_children() if name != "encoder"]
+    leaky = {name: snntorch.Leaky(beta=0.9) for name in names}
+    membranes = dict.fromkeys(names)
+    spikes = {name: [] for name in names}
+    for t in range(network.encoder.num_steps):
+        x = signal[t] if len(signal) > 1 else signal[0]
+        for name in names:
+            current = network.get_submodule(name).synapse(x)
+            if membranes[name] is None:
+                membranes[name] = torch.zeros_like(current)
+            x, membranes[name] = leaky[name](current, membranes[name])
+            spikes[name].append(x)
+    return {name: torch.stack(steps) for name, steps in spikes.items()}
+
+
+def with_statistics(network):
+    """Give BatchNorm statistics that are not the identity; returns it in double precision.
+
+    Doubles, so that a batch-size dependent kernel cannot push a membrane over the threshold.
+    """
+    torch.manual_seed(2)
+    network.double().train()
+    size = {"csnn": 16}.get(network.layer_names[2], 8)
+    with torch.no_grad():
+        for _ in range(5):
+            network(torch.rand(8, 2, size, size, dtype=torch.float64))
+    return network.eval()
+
+
+def test_csnn_is_the_paper_s_network():
+    network = csnn(in_channels=3, image_size=32, num_classes=10, num_steps=2).eval()
+    assert network.layer_names == ("conv1", "conv2", "fc1", "output")
+    with torch.no_grad():
+        scans = network.scans(torch.rand(1, 3, 32, 32))
+    assert {name: tuple(scan.spikes.shape) for name, scan in scans.items()} == {
+        "conv1": (2, 1, 200, 14, 14),
+        "conv2": (2, 1, 64, 5, 5),
+        "fc1": (2, 1, 100),
+        "output": (2, 1, 10),
+    }
+    # 200 (3 25 + 1), 64 (200 25 + 1), 100 (64 25 + 1), 10 (100 + 1).
+    wanted = 200 * 76 + 64 * 5001 + 100 * 1601 + 10 * 101
+    assert sum(p.numel() for p in network.parameters()) == wanted
+
+
+def test_small_has_three_convolutions():
+    network = small(in_channels=2, image_size=20, num_classes=5, num_steps=3, width=4)
+    with torch.no_grad():
+        scans = network.scans(torch.rand(2, 2, 20, 20))
+    assert list(scans) == list(network.layer_names)
+    assert {name: tuple(scan.spikes.shape) for name, scan in scans.items()} == {
+        "conv1": (3, 2, 4, 10, 10),
+        "conv2": (3, 2, 8, 5, 5),
+        "conv3": (3, 2, 8, 2, 2),
+        "fc1": (3, 2, 128),
+        "output": (3, 2, 5),
+    }
+
+
+@pytest.mark.parametrize(("build", "least"), [(csnn, 16), (small, 8)])
+def test_images_that_are_too_small_are_refused(build, least):
+    with torch.no_grad():
+        network = build(1, least, 2, num_steps=1).eval()
+        assert network(torch.rand(1, 1, least, least)).shape == (1, 1, 2)
+    with pytest.raises(ValueError, match=f"at least {least} for .*, but got {least - 1}"):
+        build(1, least - 1, 2)
+
+
+def test_neuron_arguments_reach_every_layer():
+    surrogate = snntorch.surrogate.fast_sigmoid(slope=10)
+    for build, size in ((csnn, 16), (small, 8)):
+        network = build(1, size, 2, 5, beta=0.8, threshold=0.6, surrogate=surrogate)
+        for name in network.layer_names:
+            layer = network.get_submodule(name)
+            assert layer.num_steps == 5
+            assert layer.leaky.beta.item() == pytest.approx(0.8)
+            assert layer.leaky.threshold.item() == pytest.approx(0.6)
+            assert layer.leaky.spike_grad is surrogate
+
+
+@pytest.mark.parametrize("encoding", ["direct", "rate", "latency"])
+def test_time_folds_into_the_batch(encoding):
+    network = with_statistics(small(2, 8, 3, num_steps=5, width=4, encoding=encoding))
+    images = torch.rand(3, 2, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        wanted = step_by_step(network, images)
+        scans = network.scans(images)
+        output = network(images)
+    assert wanted["conv1"].mean() > 0.01
+    for name, scan in scans.items():
+        assert torch.equal(scan.spikes, wanted[name]), name
+    assert torch.equal(output, scans["output"].spikes)
+
+
+def test_gradients_flow_to_every_parameter(tiny_network):
+    torch.manual_seed(0)
+    network = tiny_network.train()
+    scans = network.scans(torch.rand(6, 1, 8, 8))
+    assert torch.equal(scans["output"].spikes, network(torch.zeros(0, 1, 8, 8)).new_tensor(0)) or (
+        scans["output"].spikes.shape == (4, 6, 3)
+    )
+    scans["output"].spikes.sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+def test_a_still_input_equals_the_image_at_every_step():
+    network = with_statistics(small(2, 8, 3, num_steps=4, width=4))
+    images = torch.rand(3, 2, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        once = network.conv1(images[None])
+        repeated = network.conv1(images[None].repeat(4, 1, 1, 1, 1))
+    assert torch.equal(once.spikes, repeated.spikes)
+    torch.testing.assert_close(once.membrane, repeated.membrane)
