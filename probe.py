@@ -42,7 +42,8 @@ def probe(cfg: DictConfig) -> Probe:
     neurons = find_neurons(network, generator, list(am.neurons), data.spec.image_shape)
     natural = natural_images(data, am.num_natural)
     optimizer, plan = instantiate(am.optimizer, _convert_="all"), instantiate(am.search)
-    start = checkpoint.start_of([str(neuron) for neuron in neurons])
+    # What the run started from are points of its own generator's latent.
+    start = None if cfg.get("generator") else checkpoint.start_of([str(n) for n in neurons])
     with SearchBar("AM") as bar:
         return probe_neurons(network, generator, neurons, natural, optimizer, plan, start, bar.show)
 

@@ -10,6 +10,10 @@ from spikelens.am.natural import NaturalImages
 from spikelens.models.spiking_cnn import SpikingCNN, small
 
 
+# The tensors are tiny: a second thread only waits, long if the machine is busy.
+torch.set_num_threads(1)
+
+
 class Bars:
     """A generator of 4 x 4 grey images: mode j makes pixel j as bright as symbol / (n - 1)."""
 

@@ -80,8 +80,8 @@ def class_selectivity_index(means: Tensor) -> Tensor:
 
     Source: Morcos et al., "On the importance of single directions for generalization", 2018.
 
-    >>> class_selectivity_index(torch.tensor([[0.9], [0.1], [0.1]])).tolist()
-    [0.800000011920929]
+    >>> class_selectivity_index(torch.tensor([[0.75], [0.25], [0.25]])).tolist()
+    [0.5]
     """
     means = means[~means.isnan().any(1)]
     largest = means.amax(0)

@@ -24,16 +24,12 @@ def step_by_step(network, images):
 
 
 def with_statistics(network):
-    """Give BatchNorm statistics that are not the identity; returns it in double precision.
-
-    Doubles, so that a batch-size dependent kernel cannot push a membrane over the threshold.
-    """
+    """Give BatchNorm statistics that are not the identity; returns it in evaluation mode."""
     torch.manual_seed(2)
-    network.double().train()
-    size = {"csnn": 16}.get(network.layer_names[2], 8)
+    network.train()
     with torch.no_grad():
         for _ in range(5):
-            network(torch.rand(8, 2, size, size, dtype=torch.float64))
+            network(torch.rand(8, 2, 8, 8))
     return network.eval()
 
 
@@ -91,7 +87,7 @@ def test_neuron_arguments_reach_every_layer():
 @pytest.mark.parametrize("encoding", ["direct", "rate", "latency"])
 def test_time_folds_into_the_batch(encoding):
     network = with_statistics(small(2, 8, 3, num_steps=5, width=4, encoding=encoding))
-    images = torch.rand(3, 2, 8, 8, dtype=torch.float64)
+    images = torch.rand(3, 2, 8, 8)
     with torch.no_grad():
         wanted = step_by_step(network, images)
         scans = network.scans(images)
@@ -105,17 +101,15 @@ def test_time_folds_into_the_batch(encoding):
 def test_gradients_flow_to_every_parameter(tiny_network):
     torch.manual_seed(0)
     network = tiny_network.train()
-    scans = network.scans(torch.rand(6, 1, 8, 8))
-    assert torch.equal(scans["output"].spikes, network(torch.zeros(0, 1, 8, 8)).new_tensor(0)) or (
-        scans["output"].spikes.shape == (4, 6, 3)
-    )
-    scans["output"].spikes.sum().backward()
+    spikes = network(torch.rand(6, 1, 8, 8))
+    assert spikes.shape == (4, 6, 3)
+    spikes.sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
 
 
 def test_a_still_input_equals_the_image_at_every_step():
     network = with_statistics(small(2, 8, 3, num_steps=4, width=4))
-    images = torch.rand(3, 2, 8, 8, dtype=torch.float64)
+    images = torch.rand(3, 2, 8, 8)
     with torch.no_grad():
         once = network.conv1(images[None])
         repeated = network.conv1(images[None].repeat(4, 1, 1, 1, 1))

@@ -106,6 +106,9 @@ def probe_neurons(
 
     Returns:
         Stimuli, activations and selectivity of each neuron.
+
+    Raises:
+        ValueError: If `previous` does not fit the generator.
     """
     with Recorder(network, neurons) as recorder:
         objective = Objective(generator, recorder, plan.chunk)
@@ -166,7 +169,15 @@ def _starts(
     generator: Generator, images: Tensor, previous: Tensor | None, device: torch.device
 ) -> Tensor | None:
     """Encode natural images `(K, m, C, H, W)` and put the previous elites before them."""
-    parts = [] if previous is None else [previous.to(device)]
+    parts = []
+    if previous is not None:
+        sizes = torch.tensor(generator.mode_sizes)
+        if previous.shape[2] != len(sizes) or (previous >= sizes).any():
+            raise ValueError(
+                f"Argument `previous` must hold points of the generator's {len(sizes)} modes, but "
+                "they are another latent's: was the run begun with another generator?"
+            )
+        parts.append(previous.to(device))
     if images.shape[1]:
         codes = generator.encode(unit_range(images.flatten(0, 1)).to(device))
         parts.append(codes.unflatten(0, images.shape[:2]))

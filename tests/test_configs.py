@@ -1,0 +1,74 @@
+"""Every configuration composes, and what it names can be built."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.fixture(autouse=True)
+def configs():
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        yield
+
+
+def choices(group):
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def targets(node):
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node["_target_"]
+        for child in node.values():
+            yield from targets(child)
+
+
+# The output folder is known to a running program alone.
+FOLDER = ["folder=x", "name=y"]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [f"{group}={name}" for group in ("data", "model", "generator") for name in choices(group)]
+    + [f"+am=enabled am/optimizer={name}" for name in choices("am/optimizer")]
+    + [f"experiment={name}" for name in choices("experiment")]
+    + [f"debug={name}" for name in choices("debug")],
+)
+def test_every_choice_composes_and_names_what_exists(override):
+    required = ["data.root=r"] if override in ("data=image_folder",) else []
+    required += ["generator.path=p"] if override in ("generator=vqvae",) else []
+    required += ["generator.path=p"] if override == "experiment=csnn_cifar10_jpeg" else []
+    cfg = compose("train", [*override.split(), *required, *FOLDER])
+    found = set(targets(OmegaConf.to_container(cfg, resolve=True)))
+    assert found
+    for target in found:
+        assert get_object(target) is not None
+
+
+def test_no_choice_is_forgotten():
+    tested = {"data", "model", "generator", "am", "experiment", "debug"}
+    always = {"callbacks", "logger", "panels", "trainer"}
+    assert {path.name for path in CONFIGS.iterdir() if path.is_dir()} == tested | always
+
+
+def test_am_is_off_unless_asked_for():
+    assert "am" not in compose("train", FOLDER)
+
+
+def test_required_values_are_marked():
+    cfg = compose("train", ["data=image_folder", "generator=vqvae", *FOLDER])
+    assert OmegaConf.is_missing(cfg.data, "root")
+    assert OmegaConf.is_missing(cfg.generator, "path")
+    assert OmegaConf.is_missing(compose("probe", ["folder=x"]), "ckpt")
+
+
+@pytest.mark.parametrize("typo", ["am.budgett=3", "model.network.num_step=3", "epochs=2"])
+def test_typos_are_refused(typo):
+    with pytest.raises(ConfigCompositionException, match=typo.split("=")[0].split(".")[-1]):
+        compose("train", ["+am=enabled", typo, *FOLDER])

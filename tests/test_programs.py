@@ -1,0 +1,124 @@
+"""train.py and probe.py as a user runs them, on tiny data."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from probe import probe
+from spikelens.tracking import rows_of
+from train import train
+
+ROOT = Path(__file__).parents[1]
+# A search as small as can be; weights and caches where the program finds them from the root.
+TINY = [
+    "debug=tiny",
+    "am.neurons=[conv1:0-2,conv2:1,fc1:5,output:3]",
+    "am.search.budget=14",
+    "model.network.width=8",
+    "+trainer.enable_progress_bar=false",
+    "~callbacks.progress",
+]
+
+
+def configure(program, folder, *overrides):
+    more = [f"data.cache_dir={folder / 'cache'}", "name=tiny"] if program == "train" else []
+    return compose(program, [f"folder={folder}", *more, *overrides])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra():
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        metrics = train(configure("train", folder, "+am=enabled", *TINY))
+    return folder, metrics
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_training_leaves_metrics_pictures_tables_and_checkpoints(run):
+    folder, metrics = run
+    for name in ("train/loss", "val/accuracy", "test/accuracy", "am/activation/conv1"):
+        assert name in metrics
+    assert (folder / "checkpoints" / "last.ckpt").is_file()
+    names = {path.name for path in (folder / "panels").iterdir()}
+    assert {"conv1_epoch001.png", "filmstrip_epoch001.png", "neurons.csv"} <= names
+    table = pyarrow.parquet.read_table(folder / "panels" / "neurons.parquet").to_pylist()
+    assert len(table) == 2 * 6
+    mean = sum(row["activation"] for row in table[6:9]) / 3
+    assert metrics["am/activation/conv1"] == pytest.approx(mean, abs=1e-6)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_probe_of_a_checkpoint_equals_the_callback(run, epoch):
+    folder, _ = run
+    ckpt = folder / "checkpoints" / f"epoch{epoch:03d}.ckpt"
+    found = rows_of(probe(configure("probe", folder, f"ckpt={ckpt}")), epoch)
+    table = pyarrow.parquet.read_table(folder / "panels" / "neurons.parquet").to_pylist()
+    wanted = [row for row in table if row["epoch"] == epoch]
+    assert [str(vars(row)) for row in found] == [str(row) for row in wanted]
+
+
+def test_a_probe_takes_other_neurons_budget_and_seed(run):
+    folder, _ = run
+    ckpt = folder / "checkpoints" / "last.ckpt"
+    overrides = [f"ckpt={ckpt}", "neurons=[conv3:0-1@max]", "budget=9", "seed=4", "num_natural=5"]
+    result = probe(configure("probe", folder, *overrides))
+    assert [str(neuron) for neuron in result.neurons] == ["conv3:0@max", "conv3:1@max"]
+    assert result.search.presentations.tolist() == [9, 9]
+
+
+def test_a_run_without_am_can_be_probed_too(tmp_path):
+    train(configure("train", tmp_path, *[o for o in TINY if not o.startswith("am.")]))
+    ckpt = tmp_path / "checkpoints" / "last.ckpt"
+    result = probe(configure("probe", tmp_path, f"ckpt={ckpt}", "neurons=[conv1:0]", "budget=4"))
+    assert result.stimuli.shape == (1, 3, 32, 32)
+
+
+def test_a_vqvae_of_ones_own_is_a_generator(run, tmp_path):
+    overrides = ["model=vqvae", "model.hidden=8", "model.num_codes=16", "model.code_size=4"]
+    shared = [o for o in TINY if not o.startswith(("am.", "model."))]
+    exported = tmp_path / "own.safetensors"
+    train(configure("train", tmp_path, *overrides, *shared, f"export={exported}"))
+    assert (tmp_path / "panels" / "reconstruction_epoch001.png").is_file()
+    run_ckpt = run[0] / "checkpoints" / "last.ckpt"
+    stimuli = []
+    for path in (tmp_path / "checkpoints" / "last.ckpt", exported):
+        own = ["generator=vqvae", f"generator.path={path}"]
+        cfg = configure("probe", tmp_path, f"ckpt={run_ckpt}", *own, "budget=4")
+        stimuli.append(probe(cfg).stimuli)
+    assert torch.equal(*stimuli)
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "says"),
+    [
+        ("train.py", ["am=enabled", "am.neurons=[conv9:0]"], "conv1 (0-31), conv2 (0-63)"),
+        ("probe.py", ["ckpt=missing.ckpt"], "found no file missing.ckpt"),
+    ],
+)
+def test_a_mistake_is_one_sentence(tmp_path, program, arguments, says):
+    folder = [f"hydra.run.dir={tmp_path}"]
+    if program == "train.py":
+        folder += ["debug=tiny", f"data.cache_dir={tmp_path}"]
+    command = [sys.executable, program, *arguments, *folder]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1
+    assert says in lines[0]
+    assert "Traceback" not in done.stderr + done.stdout
