@@ -1,6 +1,6 @@
 """Compare searches on neurons of a trained network, each neuron searched as if it were alone.
 
-    python benchmarks/quality.py --ckpt PATH --layers conv1,conv2,fc1 --neurons 16 --seeds 3
+    python -m benchmarks.quality --ckpt PATH --layers conv1,conv2,fc1 --neurons 16 --seeds 3
 
 Neurons are drawn by seed among those that are neither silent nor saturated on natural images.
 Every method gets the same budget and the same neurons. Raw results go to --out as Parquet, a
@@ -17,9 +17,9 @@ import pyarrow
 import pyarrow.parquet
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from probe import rebuild
 from spikelens.allocator import keep_freed_memory
 from spikelens.am.activations import Recorder, layer_shapes
 from spikelens.am.natural import NaturalImages, natural_images
@@ -75,7 +75,12 @@ def main() -> None:
     parser.add_argument("--methods", default=";".join(METHODS))
     parser.add_argument("--out", type=Path, default=Path("outputs/quality.parquet"))
     args = parser.parse_args()
-    network, generator, natural = rebuild(args.ckpt, args.natural)
+    checkpoint = read_checkpoint(args.ckpt)
+    network, data = rebuild(checkpoint)
+    generator, natural = (
+        instantiate(checkpoint.config["generator"]),
+        natural_images(data, args.natural),
+    )
     neurons = draw_neurons(network, generator, natural, args.layers, args.neurons)
     print("neurons:", ", ".join(map(str, neurons)))
     rows = []
@@ -104,18 +109,6 @@ def main() -> None:
             args.out.parent.mkdir(parents=True, exist_ok=True)
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), args.out)
     print_table(rows)
-
-
-def rebuild(ckpt: str, num_natural: int) -> tuple[nn.Module, Generator, NaturalImages]:
-    """Build network, generator and natural images from a checkpoint of train.py."""
-    checkpoint = read_checkpoint(ckpt)
-    run = OmegaConf.create(checkpoint.config)
-    data = instantiate(run.data)
-    data.prepare_data()
-    data.setup()
-    model = instantiate(run.model, _partial_=True, _convert_="all")(images=data.spec)
-    checkpoint.load_into(model)
-    return model.eval().network, instantiate(run.generator), natural_images(data, num_natural)
 
 
 def print_table(rows: list[dict[str, object]]) -> None:

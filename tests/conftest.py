@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from spikelens.am.natural import NaturalImages
 from spikelens.models.spiking_cnn import SpikingCNN, small
 
-
 # The tensors are tiny: a second thread only waits, long if the machine is busy.
 torch.set_num_threads(1)
 

@@ -47,6 +47,20 @@ class Checkpoint:
                 f"The checkpoint's weights must fit its configuration, but {error}"
             ) from error
 
+    def network_of(self, module: nn.Module) -> nn.Module:
+        """Return the module's spiking network, in evaluation mode.
+
+        Raises:
+            ValueError: If the module has none: it is a generator, say.
+        """
+        network = getattr(module, "network", None)
+        if not isinstance(network, nn.Module):
+            raise ValueError(
+                "Argument `ckpt` must be the checkpoint of a spiking classifier, but it is that of "
+                f"a {type(module).__name__}."
+            )
+        return network.eval()
+
     def start_of(self, neurons: Sequence[str]) -> Tensor | None:
         """Return what the run's last probe of just these neurons started from, `(K, m, d)`."""
         history = self.history

@@ -138,7 +138,9 @@ class Terminate(L.Callback):
 def test_a_resumed_run_equals_an_unbroken_one(stripes, build_model, fit, tmp_path):
     def run(folder, *more, ckpt_path=None):
         model, callback = build_model(), watch()
-        checkpoint = ModelCheckpoint(tmp_path / folder, save_last=True, save_on_train_epoch_end=True)
+        checkpoint = ModelCheckpoint(
+            tmp_path / folder, save_last=True, save_on_train_epoch_end=True
+        )
         callbacks = [EpochSeed(7), callback, *more, checkpoint]
         fit(model, stripes, callbacks, ckpt_path=ckpt_path, max_epochs=4)
         return model, callback.history.state_dict()

@@ -31,9 +31,7 @@ def currents(num_frames, *shape):
 def test_spikes_are_those_of_snntorch_bit_for_bit(reset, num_frames):
     current = currents(num_frames, 5, 3, 4, 4)
     layer = LIF(128, beta=0.93, threshold=0.7, reset=reset)
-    spikes, membranes = snntorch_scan(
-        current, 128, beta=0.93, threshold=0.7, reset_mechanism=reset
-    )
+    spikes, membranes = snntorch_scan(current, 128, beta=0.93, threshold=0.7, reset_mechanism=reset)
     assert 0.05 < spikes.mean() < 0.95
     learned = layer(current)
     assert learned.membrane is None

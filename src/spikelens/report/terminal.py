@@ -29,11 +29,16 @@ def one_sentence_errors() -> Iterator[None]:
         yield
     except Exception as error:
         cause = error.__cause__ if error.__cause__ is not None else error
-        is_mistake = isinstance(cause, _USER_ERRORS) or isinstance(error, _USER_ERRORS)
-        if not is_mistake or os.environ.get("HYDRA_FULL_ERROR") == "1":
+        mistakes = [one for one in (error, cause) if _is_mistake(one)]
+        if not mistakes or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        message = error if isinstance(error, _USER_ERRORS) else cause
-        sys.exit(f"Error: {message}")
+        # Lines after the first are where in the configuration, in omegaconf's own terms.
+        sys.exit(f"Error: {str(mistakes[0]).splitlines()[0]}")
+
+
+def _is_mistake(error: BaseException) -> bool:
+    # Configuration errors are known by where they come from: src/ does not import omegaconf.
+    return isinstance(error, _USER_ERRORS) or type(error).__module__.startswith("omegaconf.")
 
 
 def print_closing(metrics: Mapping[str, float], folder: str | Path) -> None:
@@ -53,9 +58,9 @@ def print_closing(metrics: Mapping[str, float], folder: str | Path) -> None:
     print(f"Curves and panels: tensorboard --logdir {folder}")
 
 
-def report_probe(probe: Probe, folder: Path) -> None:
+def report_probe(probe: Probe, folder: str | Path) -> None:
     """Print a probe's table; write it and a panel for each layer into a folder."""
-    rows = rows_of(probe, epoch=-1)
+    folder, rows = Path(folder), rows_of(probe, epoch=-1)
     Console().print(rows_table(rows, "What excites these neurons"))
     write_rows(rows, folder / "neurons")
     for layer in dict.fromkeys(neuron.layer for neuron in probe.neurons):

@@ -1,0 +1,100 @@
+from functools import partial
+
+import pytest
+import torch
+from conftest import Bars
+
+from spikelens.am.activations import Recorder
+from spikelens.am.neurons import Neuron
+from spikelens.am.objective import Objective
+from spikelens.am.optimizers.elite_tt import EliteTT
+from spikelens.am.optimizers.protes import Protes
+from spikelens.am.optimizers.random import RandomSearch
+from spikelens.am.probe import SearchPlan, find_neurons, probe_neurons
+
+GENERATOR = Bars(num_symbols=8, side=8)
+NEURONS = [Neuron("conv1", 0), Neuron("fc1", 5, "membrane"), Neuron("conv2", 1, "max")]
+
+
+def run(network, natural, optimizer=EliteTT, previous=None, **plan):
+    plan = SearchPlan(**({"budget": 40, "num_starts": 3, "chunk": 16} | plan))
+    return probe_neurons(network, GENERATOR, NEURONS, natural, optimizer, plan, previous)
+
+
+@pytest.mark.parametrize("optimizer", [EliteTT, RandomSearch, partial(Protes, preset="tt")])
+def test_what_is_reported_is_what_the_network_does(tiny_network, natural, optimizer):
+    probe = run(tiny_network, natural, optimizer)
+    with Recorder(tiny_network, NEURONS) as recorder:
+        shown = recorder.respond(probe.stimuli).activations.diagonal()
+        # In chunks of the same size: the last bits, which break ties, depend on it.
+        answers = Objective(GENERATOR, recorder, chunk=16).of_images(natural.images)
+    torch.testing.assert_close(probe.activations, shown)
+    torch.testing.assert_close(probe.natural_activations, answers.activations.amax(0))
+    best = natural.images[answers.scores.argmax(0)]
+    assert torch.equal(probe.natural_top[:, 0], best)
+    assert probe.search.presentations.tolist() == [40] * 3
+    assert probe.stimuli.shape == (3, 1, 8, 8)
+    assert not probe.is_silent.any()
+
+
+def test_starting_from_natural_images_is_no_worse_than_their_encoding(tiny_network, natural):
+    probe = run(tiny_network, natural, budget=3)
+    with Recorder(tiny_network, NEURONS) as recorder:
+        answers = recorder.respond(natural.images / 255.0)
+        top = natural.images[answers.scores.topk(3, 0).indices] / 255.0  # (3, K, ...)
+        codes = GENERATOR.encode(top.flatten(0, 1))
+        encoded = recorder.respond(GENERATOR.decode(codes)).activations.amax(0)
+    torch.testing.assert_close(probe.activations, encoded)  # pooled: over all neurons' starts
+
+
+def test_a_warm_start_is_never_lost(tiny_network, natural):
+    first = run(tiny_network, natural, budget=60)
+    second = run(tiny_network, natural, previous=first.elites[:, :1], budget=4)
+    assert (second.activations >= first.activations).all()
+
+
+def test_points_of_another_latent_are_refused(tiny_network, natural):
+    for previous in (torch.zeros(3, 1, 5).long(), torch.full((3, 1, 64), 8)):
+        with pytest.raises(ValueError, match="points of the generator's 64 modes"):
+            run(tiny_network, natural, previous=previous)
+
+
+def test_the_search_beats_random_and_natural(tiny_network, natural):
+    found = run(tiny_network, natural, budget=300)
+    random = run(tiny_network, natural, RandomSearch, num_starts=0, budget=300)
+    assert (found.activations >= random.activations).all()
+    is_rate = torch.tensor([True, False, True])
+    assert (found.activations > found.natural_activations)[is_rate].all()
+    torch.testing.assert_close(found.ratio, found.activations / found.natural_activations)
+
+
+def test_silent_neurons_are_silent_not_selective(tiny_network, natural):
+    with torch.no_grad():
+        tiny_network.conv1.synapse[1].bias[0] = -100.0
+    probe = run(tiny_network, natural)
+    assert probe.is_silent[0]
+    assert not probe.is_silent[1]
+    assert probe.selectivity.is_silent[0]
+    assert probe.ratio[0].isnan()
+    assert probe.selectivity.preferred[0] == -1
+
+
+def test_saturation_ends_a_search(tiny_network, natural):
+    with torch.no_grad():
+        tiny_network.conv2.synapse[1].bias[1] = 100.0
+    probe = run(tiny_network, natural)
+    assert probe.activations[2] == 1.0
+    assert probe.search.presentations.tolist() == [40, 40, 3]
+
+
+def test_neurons_are_found_only_if_the_generator_fits(tiny_network):
+    found = find_neurons(tiny_network, GENERATOR, "conv3:*", (1, 8, 8))
+    assert len(found) == 8
+    with pytest.raises(ValueError, match=r"\(3, 8, 8\), but Bars draws \(1, 8, 8\)"):
+        find_neurons(tiny_network, GENERATOR, "conv3:*", (3, 8, 8))
+
+
+@pytest.mark.parametrize("name", ["budget", "num_elites", "num_top", "chunk", "num_starts", "seed"])
+def test_plans_are_checked(name):
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        SearchPlan(**{name: -1})

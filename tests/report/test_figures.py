@@ -1,0 +1,169 @@
+import dataclasses
+import functools
+
+import pytest
+import torch
+from conftest import Bars
+from PIL import Image
+
+from spikelens.am.neurons import Neuron
+from spikelens.am.optimizers.random import RandomSearch
+from spikelens.am.probe import SearchPlan, probe_neurons
+from spikelens.report.figures import filmstrip, image_grid, layer_panel, to_tensor
+from spikelens.tracking import History
+
+# No text has these colours: what has them was pasted.
+RED, GREEN, BLUE, CYAN = (255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 255, 255)
+PINK = (255, 0, 255)
+
+
+def flat(colour, size=2):
+    return torch.tensor(colour, dtype=torch.uint8).view(3, 1, 1).repeat(1, size, size)
+
+
+def corner_of(picture, colour, side):
+    """Top left corner of the one `side x side` square that has a colour."""
+    rows, columns = (to_tensor(picture) == flat(colour, 1)).all(0).nonzero().T
+    assert len(rows) == side * side, f"{len(rows)} pixels have the colour"
+    assert rows.max() - rows.min() == columns.max() - columns.min() == side - 1
+    return int(columns.min()), int(rows.min())
+
+
+@pytest.fixture
+def grey_probe(tiny_network, natural):
+    neurons = [Neuron("conv1", 0), Neuron("conv1", 1), Neuron("conv1", 2), Neuron("fc1", 3)]
+    plan = SearchPlan(budget=5, num_starts=2)
+    optimizer = functools.partial(RandomSearch, batch=2)
+    return probe_neurons(tiny_network, Bars(side=8), neurons, natural, optimizer, plan)
+
+
+@pytest.fixture
+def probe(grey_probe):
+    """The four neurons want red, yellow, white and cyan; the natural images are black."""
+    colours = [RED, (255, 255, 0), (255, 255, 255), CYAN]
+    return dataclasses.replace(
+        grey_probe,
+        stimuli=torch.stack([flat(colour) for colour in colours]) / 255,
+        natural_top=torch.zeros(4, 4, 3, 2, 2, dtype=torch.uint8),
+    )
+
+
+def test_a_panel_has_a_cell_for_each_neuron_of_the_layer(probe):
+    side = 40
+    panel = layer_panel(probe, "conv1", columns=2, side=side)
+    assert panel.mode == "RGB"
+    # Three neurons: 2 x 2 cells. A cell is 2 sides (+ 2) wide, a side and two lines of 13 high;
+    # gaps of 6 around and between; above them a title of one line and 4 pixels.
+    assert panel.size == (max(360, 6 + 2 * (82 + 6)), 6 + 13 + 4 + 2 * (40 + 26 + 6))
+    assert layer_panel(probe, "conv1", columns=9, side=100).width == 6 + 3 * (202 + 6)
+    assert corner_of(panel, RED, side) == (6, 23)
+    assert corner_of(panel, (255, 255, 0), side) == (6 + 82 + 6, 23)
+    assert (to_tensor(panel) == flat(CYAN, 1)).all(0).sum() == 0  # of another layer
+    corner_of(layer_panel(probe, "fc1", side=side), CYAN, side)
+
+
+def test_natural_images_stand_in_a_square_beside_the_stimulus(probe):
+    natural = probe.natural_top.clone()
+    for rank, colour in enumerate((GREEN, BLUE, CYAN, PINK)):
+        natural[0, rank] = flat(colour)
+    panel = layer_panel(dataclasses.replace(probe, natural_top=natural), "conv1", side=40)
+    x, y = corner_of(panel, RED, 40)
+    found = [corner_of(panel, colour, 20) for colour in (GREEN, BLUE, CYAN, PINK)]
+    assert found == [(x + 42, y), (x + 62, y), (x + 42, y + 20), (x + 62, y + 20)]
+
+
+def test_fewer_natural_images_leave_their_places_white(probe):
+    natural = probe.natural_top[:, :1].clone()
+    natural[0, 0] = flat(GREEN)
+    panel = layer_panel(dataclasses.replace(probe, natural_top=natural), "conv1", side=40)
+    x, y = corner_of(panel, GREEN, 20)
+    beside = to_tensor(panel)[:, y : y + 40, x + 20 : x + 40]
+    assert (beside == 255).all()
+
+
+def test_pixels_are_enlarged_without_blur(probe):
+    # 2 x 2 pixels of four colours on 40 x 40: four squares of 20.
+    stimuli = probe.stimuli.clone()
+    quarters = [(RED, 0, 0), (GREEN, 0, 1), (BLUE, 1, 0), (PINK, 1, 1)]
+    for colour, row, column in quarters:
+        stimuli[0, :, row, column] = flat(colour, 1).view(3) / 255
+    panel = layer_panel(dataclasses.replace(probe, stimuli=stimuli), "conv1", side=40)
+    x, y = corner_of(panel, RED, 20)
+    for colour, row, column in quarters:
+        assert corner_of(panel, colour, 20) == (x + 20 * column, y + 20 * row)
+
+
+def test_grey_images_and_values_out_of_range():
+    image = torch.tensor([[-1.0, 0.0], [0.5, 7.0]]).view(1, 1, 2, 2)
+    grid = to_tensor(image_grid([("grey", image)], side=2))
+    # A grid's left margin is 100 pixels and the gap of 6; its title leaves 23 above.
+    assert grid[:, 23:25, 106:108].tolist() == [[[0, 0], [128, 255]]] * 3
+
+
+def test_a_grey_probe_is_drawn(grey_probe):
+    panel = to_tensor(layer_panel(grey_probe, "fc1", side=16))
+    wanted = (grey_probe.stimuli[3] * 255).round().to(torch.uint8)
+    wanted = wanted.repeat_interleave(2, 1).repeat_interleave(2, 2).expand(3, -1, -1)
+    assert torch.equal(panel[:, 23 : 23 + 16, 6 : 6 + 16], wanted)
+
+
+def test_captions_differ_and_survive_nan(probe):
+    def caption(k, **values):
+        changed = dataclasses.replace(probe, **values)
+        panel = to_tensor(layer_panel(changed, "conv1", columns=1, side=40))
+        top = 23 + k * (40 + 26 + 6) + 40 + 13  # the second line below the stimulus
+        return panel[:, top : top + 13]
+
+    ones = torch.ones(4)
+    loud = {"activations": ones, "natural_activations": ones / 2, "is_silent": ones == 0}
+    silent = {"activations": 0 * ones, "natural_activations": 0 * ones, "is_silent": ones == 1}
+    only_stimulus = {**loud, "natural_activations": 0 * ones}
+    drawn = [caption(0, **values) for values in (loud, silent, only_stimulus)]
+    assert all((each < 255).any() for each in drawn)
+    assert not any(torch.equal(drawn[a], drawn[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+    assert torch.equal(caption(1, **silent), drawn[1])
+
+
+def test_a_filmstrip_has_a_row_a_neuron_and_a_column_an_epoch(probe):
+    history = History()
+    for epoch, colours in ((0, [RED, GREEN]), (3, [BLUE, CYAN])):
+        stimuli = probe.stimuli.clone()
+        for k, colour in enumerate(colours):
+            stimuli[k] = flat(colour) / 255
+        stimuli[2:] = 0.0
+        history.append(dataclasses.replace(probe, stimuli=stimuli), epoch, None)
+    natural = torch.zeros(4, 3, 3, 2, 2, dtype=torch.uint8)
+    natural[1, 0], natural[0, 2] = flat(PINK), flat((255, 255, 0))
+    side = 80
+    strip = filmstrip(history, natural, side=side)
+    # Four rows, two epochs and two natural images; cells are a line of 13 higher than wide, names
+    # take 76 pixels on the left, the title and the headings 23 + 13 above.
+    assert strip.size == (6 + 76 + 4 * (80 + 6), 36 + 4 * (80 + 13 + 6))
+    left, top, right, down = 82, 36, 86, 99
+    assert corner_of(strip, RED, side) == (left, top)
+    assert corner_of(strip, GREEN, side) == (left, top + down)
+    assert corner_of(strip, BLUE, side) == (left + right, top)
+    assert corner_of(strip, CYAN, side) == (left + right, top + down)
+    assert corner_of(strip, PINK, side) == (left + 2 * right, top + down)
+    assert (to_tensor(strip) == flat((255, 255, 0), 1)).all(0).sum() == 0  # third natural image
+
+
+def test_a_grid_of_rows_of_different_lengths():
+    rows = [
+        ("two", torch.stack([flat(RED), flat(GREEN)])),
+        ("three", torch.stack([flat(BLUE), flat(CYAN), flat(PINK)]) / 255),
+    ]
+    grid = image_grid(rows, side=30)
+    assert grid.size == (max(360, 106 + 3 * 36), 23 + 2 * 36)
+    assert corner_of(grid, GREEN, 30) == (106 + 36, 23)
+    assert corner_of(grid, PINK, 30) == (106 + 72, 23 + 36)
+
+
+def test_a_picture_becomes_a_tensor():
+    picture = Image.new("RGB", (3, 2), (1, 2, 3))
+    picture.putpixel((2, 1), (7, 8, 9))
+    pixels = to_tensor(picture)
+    assert pixels.shape == (3, 2, 3)
+    assert pixels.dtype == torch.uint8
+    assert pixels[:, 1, 2].tolist() == [7, 8, 9]
+    assert pixels[:, 0, 0].tolist() == [1, 2, 3]

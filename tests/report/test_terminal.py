@@ -1,0 +1,157 @@
+import dataclasses
+import functools
+
+import pyarrow.parquet
+import pytest
+import torch
+from conftest import Bars
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from PIL import Image
+
+from spikelens.am.neurons import Neuron
+from spikelens.am.optimizers.random import RandomSearch
+from spikelens.am.probe import SearchPlan, probe_neurons
+from spikelens.am.search import StopReason
+from spikelens.report.terminal import one_sentence_errors, print_closing, report_probe
+
+
+@pytest.fixture
+def probe(tiny_network, natural):
+    neurons = [Neuron("conv1", 0), Neuron("conv1", 1), Neuron("fc1", 3)]
+    plan = SearchPlan(budget=5, num_starts=2)
+    optimizer = functools.partial(RandomSearch, batch=2)
+    return probe_neurons(tiny_network, Bars(side=8), neurons, natural, optimizer, plan)
+
+
+@pytest.fixture(autouse=True)
+def _plain(monkeypatch):
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+class InstantiationError(Exception):
+    """What Hydra wraps a constructor's error in."""
+
+
+MISTAKES = [
+    ValueError("Argument `x` must be 1."),
+    FileNotFoundError("No file here."),
+    ConnectionError("No network."),
+    MisconfigurationException("No such accelerator."),
+]
+
+
+@pytest.mark.parametrize("error", MISTAKES, ids=lambda error: type(error).__name__)
+def test_a_mistake_ends_in_one_sentence(error):
+    with pytest.raises(SystemExit) as caught, one_sentence_errors():
+        raise error
+    assert caught.value.code == f"Error: {error}"
+
+
+@pytest.mark.parametrize("error", MISTAKES, ids=lambda error: type(error).__name__)
+def test_a_wrapped_mistake_speaks_for_itself(error):
+    with pytest.raises(SystemExit) as caught, one_sentence_errors():
+        raise InstantiationError("Error in call to target 'spikelens'") from error
+    assert caught.value.code == f"Error: {error}"
+
+
+def test_a_mistake_with_a_technical_cause_keeps_its_own_words():
+    with pytest.raises(SystemExit) as caught, one_sentence_errors():
+        raise ValueError("Argument `path` must be a file.") from KeyError("state_dict")
+    assert caught.value.code == "Error: Argument `path` must be a file."
+
+
+def test_bugs_come_through():
+    with pytest.raises(ZeroDivisionError), one_sentence_errors():
+        _ = 1 / 0
+    with pytest.raises(InstantiationError), one_sentence_errors():
+        raise InstantiationError("wrapped") from ZeroDivisionError()
+    with pytest.raises(KeyboardInterrupt), one_sentence_errors():
+        raise KeyboardInterrupt
+
+
+def test_an_error_while_a_mistake_was_handled_is_a_bug():
+    # Without `from`, the mistake is context, not cause.
+    with pytest.raises(ZeroDivisionError), one_sentence_errors():
+        try:
+            raise ValueError("handled")
+        except ValueError:
+            _ = 1 / 0
+
+
+@pytest.mark.parametrize("value", ["1", "0"])
+def test_the_traceback_can_be_asked_for(monkeypatch, value):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", value)
+    wanted = ValueError if value == "1" else SystemExit
+    with pytest.raises(wanted), one_sentence_errors():
+        raise ValueError("once more")
+
+
+def test_no_error_no_words(capsys):
+    with one_sentence_errors():
+        pass
+    assert capsys.readouterr() == ("", "")
+
+
+def test_closing_lines_of_a_classifier(tmp_path, capsys):
+    (tmp_path / "panels").mkdir()
+    (tmp_path / "checkpoints").mkdir()
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.touch()
+    metrics = {"val/accuracy": 0.91239, "am/ratio/conv1": 1.5, "rate/conv1": 0.1}
+    metrics |= {"silent/conv1": 0.25, "am_neurons/ratio/conv1.0": 2.0}
+    print_closing(metrics, str(tmp_path))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[:2]] == [
+        ["am/ratio/conv1", "1.5000"],
+        ["val/accuracy", "0.9124"],
+    ]
+    assert str(tmp_path / "panels") in lines[2]
+    assert f"python probe.py ckpt={last}" in lines[3]
+    assert lines[4].endswith(f"tensorboard --logdir {tmp_path}")
+    assert len(lines) == 5
+
+
+def test_closing_lines_of_a_generator(tmp_path, capsys):
+    (tmp_path / "checkpoints").mkdir()
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.touch()
+    print_closing({"val/relative_mse": 0.1}, tmp_path)
+    out = capsys.readouterr().out
+    assert f"train.py +am=enabled generator=vqvae generator.path={last}" in out
+    assert "probe.py" not in out
+    assert "Pictures and tables" not in out
+
+
+def test_closing_lines_of_a_run_that_kept_nothing(tmp_path, capsys):
+    print_closing({}, tmp_path)
+    assert capsys.readouterr().out.splitlines() == [
+        f"Curves and panels: tensorboard --logdir {tmp_path}"
+    ]
+
+
+def test_a_probe_is_printed_and_written(probe, tmp_path, capsys):
+    search = dataclasses.replace(
+        probe.search,
+        presentations=torch.tensor([5, 4, 2]),
+        seconds=1.26,
+        stop=StopReason.SATURATED,
+    )
+    report_probe(dataclasses.replace(probe, search=search), tmp_path)
+    out = capsys.readouterr().out
+    for neuron in probe.neurons:
+        assert str(neuron) in out
+    assert "11 images shown in 1.3 s (every neuron at its ceiling)." in out
+    assert f"Pictures and tables: {tmp_path}" in out
+    table = pyarrow.parquet.read_table(tmp_path / "neurons.parquet")
+    assert table["neuron"].to_pylist() == ["conv1:0", "conv1:1", "fc1:3"]
+    assert table["epoch"].to_pylist() == [-1] * 3
+    assert (tmp_path / "neurons.csv").is_file()
+    for layer in ("conv1", "fc1"):
+        with Image.open(tmp_path / f"{layer}.png") as picture:
+            picture.verify()
+
+
+def test_a_probe_makes_its_folder(probe, tmp_path, capsys):
+    report_probe(probe, tmp_path / "new" / "folder")
+    assert (tmp_path / "new" / "folder" / "neurons.csv").is_file()
