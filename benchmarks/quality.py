@@ -1,6 +1,6 @@
 """Compare searches on neurons of a trained network, each neuron searched as if it were alone.
 
-    python -m benchmarks.quality --ckpt PATH --layers conv1,conv2,fc1 --neurons 16 --seeds 3
+    python -m benchmarks.quality --ckpt PATH --layers conv1,conv2 --neurons 16 --seeds 3
 
 Neurons are drawn by seed among those that are neither silent nor saturated on natural images.
 Every method gets the same budget and the same neurons. Raw results go to --out as Parquet, a
@@ -17,7 +17,7 @@ import pyarrow
 import pyarrow.parquet
 import torch
 from hydra.utils import instantiate
-from torch import Tensor, nn
+from torch import nn
 
 from probe import rebuild
 from spikelens.allocator import keep_freed_memory
@@ -44,30 +44,25 @@ METHODS: dict[str, tuple[Callable[..., Optimizer], int]] = {
 
 
 def draw_neurons(
-    network: nn.Module, generator: Generator, natural: NaturalImages, layers: str, num: int
+    network: nn.Module, generator: Generator, natural: NaturalImages, args: argparse.Namespace
 ) -> list[Neuron]:
-    """Draw neurons whose best natural image evokes a rate strictly between 0 and 0.9."""
+    """Draw neurons whose best natural image evokes a rate above 0 and below `args.below`."""
     shapes = layer_shapes(network, generator.image_shape)
-    known = parse_neurons(
-        [f"{layer}:*" for layer in layers.split(",")], {name: s[0] for name, s in shapes.items()}
-    )
+    names = [f"{layer}:*" for layer in args.layers.split(",")]
+    known = parse_neurons(names, {name: shape[0] for name, shape in shapes.items()})
     with Recorder(network, known) as recorder:
         best = Objective(generator, recorder).of_images(natural.images).activations.amax(0)
-    lively = [known[k] for k in ((best > 0) & (best < 0.9)).nonzero().flatten().tolist()]
+    lively = [known[k] for k in ((best > 0) & (best < args.below)).nonzero().flatten().tolist()]
     order = torch.randperm(len(lively), generator=torch.Generator().manual_seed(0))
-    return [lively[k] for k in sorted(order[:num].tolist())]
-
-
-def best_so_far(curve: Tensor, rounds: Tensor, budgets: list[int]) -> list[float]:
-    """Read a curve `(rounds, K)` at budgets; rounds are cumulated images a neuron."""
-    return [float(curve[int((rounds <= budget).sum()) - 1].mean()) for budget in budgets]
+    return [lively[k] for k in sorted(order[: args.neurons].tolist())]
 
 
 def main() -> None:
     """Run all methods on all seeds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--ckpt", required=True)
-    parser.add_argument("--layers", default="conv1,conv2,fc1")
+    parser.add_argument("--layers", default="conv1,conv2")
+    parser.add_argument("--below", type=float, default=0.6, help="best natural rate: room above")
     parser.add_argument("--neurons", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--budget", type=int, default=1000)
@@ -81,7 +76,7 @@ def main() -> None:
         instantiate(checkpoint.config["generator"]),
         natural_images(data, args.natural),
     )
-    neurons = draw_neurons(network, generator, natural, args.layers, args.neurons)
+    neurons = draw_neurons(network, generator, natural, args)
     print("neurons:", ", ".join(map(str, neurons)))
     rows = []
     for name in args.methods.split(";"):

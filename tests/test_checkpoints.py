@@ -138,11 +138,12 @@ def model_with(**parts):
         {"generator": EVIL},
         {"am": {"search": {"_target_": "spikelens.am.probe.SearchPlan"}, "optimizer": EVIL}},
         {"model": model_with(network={"surrogate": EVIL})},
+        {"model": model_with(trainer=EVIL)},
         {"model": model_with(layers=[1, [EVIL]])},
         {"model": model_with(layers=(1, EVIL))},
         {"model": model_with(layers={"deep": ({"er": (EVIL,)},)})},
     ],
-    ids=["model", "data", "generator", "am", "dict", "list", "tuple", "tuple in dict"],
+    ids=["model", "data", "generator", "am", "dict", "trainer", "list", "tuple", "tuple in dict"],
 )
 def test_untrusted_targets_are_refused_wherever_they_stand(save, config):
     with pytest.raises(ValueError, match=r"only parts of Spikelens, but .* names os\.system"):
@@ -173,6 +174,23 @@ def test_an_interpolation_cannot_fetch_a_target_from_elsewhere(save):
     config = {"evil": EVIL, "model": model_with(part="${evil}")}
     with pytest.raises(ValueError, match="Argument `ckpt`"):
         read_checkpoint(save(content(**config)))
+
+
+def test_the_network_is_the_module_s_own_in_evaluation_mode(save):
+    found, module = read_checkpoint(save(content())), nn.Module()
+    module.network = nn.Sequential(nn.Dropout())
+    assert found.network_of(module) is module.network
+    assert not module.network.training
+    assert not module.network[0].training
+
+
+def test_a_module_without_a_network_cannot_be_probed(save):
+    found, other = read_checkpoint(save(content())), nn.Linear(3, 2)
+    with pytest.raises(ValueError, match="of a spiking classifier, but it is that of a Linear"):
+        found.network_of(other)
+    other.network = "conv"
+    with pytest.raises(ValueError, match="of a spiking classifier"):
+        found.network_of(other)
 
 
 def test_the_start_belongs_to_just_these_neurons(save):

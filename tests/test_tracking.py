@@ -90,7 +90,8 @@ def test_the_state_survives_a_weights_only_file(probe, start):
     history.append(probe, 0, None)
     history.append(probe, 1, start)
     twin = History()
-    twin.load_state_dict(through_a_file(history.state_dict()), NEURONS)
+    state = through_a_file(history.state_dict())
+    twin.load_state_dict(state, NEURONS)
     assert twin.epochs == history.epochs
     assert twin.names == history.names
     assert len(twin.stimuli) == 2
@@ -101,7 +102,8 @@ def test_the_state_survives_a_weights_only_file(probe, start):
     assert repr(twin.rows) == repr(history.rows)
     twin.append(probe, 2, start)
     assert twin.epochs == [0, 1, 2]
-    assert history.epochs == [0, 1]  # nothing is shared
+    assert state["epochs"] == history.epochs == [0, 1]  # nothing is shared
+    assert len(state["stimuli"]) == len(state["rows"]) // 3 == 2
 
 
 def test_an_empty_history_survives_and_fits_any_neurons():

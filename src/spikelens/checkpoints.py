@@ -1,5 +1,6 @@
 """Reading the checkpoints that train.py writes, without running code from them."""
 
+import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,16 @@ from torch import Tensor, nn
 
 # A configuration names what it builds; a checkpoint may only name what a run of ours is made of.
 _TRUSTED = (
-    "spikelens.",
     "callbacks.",
-    "snntorch.surrogate.",
     "snntorch.functional.",
+    "snntorch.surrogate.",
+    "spikelens.am.",
+    "spikelens.data.",
+    "spikelens.generators.",
+    "spikelens.models.",
     "torch.optim.",
 )
+_NEVER_BUILT = ("callbacks", "logger", "trainer")
 
 
 @dataclass(frozen=True)
@@ -87,33 +92,47 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise FileNotFoundError(f"Argument `ckpt` must be a checkpoint, but found no file {path}.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        config, weights = content["hyper_parameters"], content["state_dict"]
+        config, weights, epoch = (content[k] for k in ("hyper_parameters", "state_dict", "epoch"))
         config["model"]["_target_"]
     except Exception as error:
         raise ValueError(
             f"Argument `ckpt` must be a checkpoint written by train.py, but {path} is not one."
         ) from error
-    for target in _targets(
-        {name: config.get(name) for name in ("data", "model", "generator", "am")}
-    ):
-        if not target.startswith(_TRUSTED):
-            raise ValueError(
-                f"Argument `ckpt` must name only parts of Spikelens, but {path} names {target}."
-            )
+    # Logger, trainer and their callbacks are Lightning's; a probe never builds them.
+    built = {name: part for name, part in config.items() if name not in _NEVER_BUILT}
+    for target in _untrusted(built):
+        raise ValueError(
+            f"Argument `ckpt` must name only parts of Spikelens, but {path} names {target}."
+        )
     states = [
         state
         for name, state in content.get("callbacks", {}).items()
         if name.startswith("ActivationMaximizationCallback")
     ]
-    return Checkpoint(config, weights, states[0] if states else None, content["epoch"])
+    return Checkpoint(config, weights, states[0] if states else None, epoch)
 
 
-def _targets(node: Any) -> Iterator[str]:
+def _untrusted(node: Any, is_target: bool = False) -> Iterator[str]:
+    """Yield what the configuration must not contain, however deep."""
     if isinstance(node, dict):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        for child in node.values():
-            yield from _targets(child)
-    elif isinstance(node, list):
+        for name, child in node.items():
+            yield from _untrusted(child, name == "_target_")
+    elif isinstance(node, list | tuple):
         for child in node:
-            yield from _targets(child)
+            yield from _untrusted(child)
+    elif isinstance(node, str) and "${" in node:
+        yield node  # it would be replaced by something that was not looked at
+    elif is_target and not _is_ours(str(node)):
+        yield str(node)
+
+
+def _is_ours(target: str) -> bool:
+    """Tell whether a target is defined in a trusted package, not merely imported by one."""
+    if not target.startswith(_TRUSTED):
+        return False
+    module, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        return False
+    return f"{getattr(found, '__module__', '')}.".startswith(_TRUSTED)

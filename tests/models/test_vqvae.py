@@ -254,8 +254,10 @@ def test_perplexity_of_uniform_usage_is_the_number_of_used_codes(monkeypatch):
     assert float(logged["val/relative_mse"]) == 0.5  # of this epoch alone
 
 
-def test_perplexity_is_over_the_whole_epoch(fake_data, quiet_trainer):
-    data = fake_data(as_bytes(pictures(10)), torch.zeros(10, dtype=torch.int64), eval_batch_size=4)
+def test_error_and_perplexity_are_over_the_whole_epoch(fake_data, quiet_trainer):
+    images = pictures(10)
+    images[8:] = images[8:].round()  # black and white
+    data = fake_data(as_bytes(images), torch.zeros(10, dtype=torch.int64), eval_batch_size=4)
     model = build().eval()
     with torch.no_grad():
         shown = data.split("val").images.float() / 255
@@ -267,6 +269,9 @@ def test_perplexity_is_over_the_whole_epoch(fake_data, quiet_trainer):
     assert metrics["val/used_codes"] == len(known)
     wanted = float((-(known * known.log()).sum()).exp())
     assert metrics["val/perplexity"] == pytest.approx(wanted, rel=1e-5)
+    # Ten images in batches of 4, 4 and 2; the last two are the hardest. The variance is still 1.
+    wanted = (model(shown) - shown).detach().square().mean().item()
+    assert metrics["val/relative_mse"] == pytest.approx(wanted, rel=1e-5)
 
 
 def test_optimizer_and_scheduler():

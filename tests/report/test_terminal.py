@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import Bars
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import OmegaConf
 from PIL import Image
 
 from spikelens.am.neurons import Neuron
@@ -72,11 +73,31 @@ def test_bugs_come_through():
 
 def test_an_error_while_a_mistake_was_handled_is_a_bug():
     # Without `from`, the mistake is context, not cause.
-    with pytest.raises(ZeroDivisionError), one_sentence_errors():
+    def handle_badly():
         try:
             raise ValueError("handled")
         except ValueError:
-            _ = 1 / 0
+            return 1 / 0
+
+    with pytest.raises(ZeroDivisionError), one_sentence_errors():
+        handle_badly()
+
+
+def test_only_the_first_line_is_said():
+    with pytest.raises(SystemExit) as caught, one_sentence_errors():
+        raise InstantiationError("wrapped") from ValueError("The point.\n  full_key: model.loss")
+    assert caught.value.code == "Error: The point."
+
+
+def test_a_mistake_without_words_is_still_a_mistake():
+    with pytest.raises(SystemExit), one_sentence_errors():
+        raise ValueError
+
+
+def test_a_configuration_that_lacks_a_value_is_a_mistake():
+    with pytest.raises(SystemExit) as caught, one_sentence_errors():
+        _ = OmegaConf.create({"ckpt": "???"}).ckpt
+    assert caught.value.code == "Error: Missing mandatory value: ckpt"
 
 
 @pytest.mark.parametrize("value", ["1", "0"])

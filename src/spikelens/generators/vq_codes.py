@@ -100,13 +100,15 @@ def load_vq_codes(path: str) -> VQCodes:
         raise FileNotFoundError(
             f"Argument `path` must be a VQ-VAE's .ckpt or .safetensors file, but found no {path}."
         )
-    if file.suffix == ".safetensors":
-        state = read_weights(file)
-    else:
-        state = torch.load(file, map_location="cpu", weights_only=True).get("state_dict", {})
     try:
+        if file.suffix == ".safetensors":
+            state = read_weights(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
         return VQCodes(VQVAE.from_state(state))
-    except (KeyError, RuntimeError) as error:
+    except ValueError:
+        raise  # not the file its card describes
+    except Exception as error:  # each format fails in its own way on something else
         raise ValueError(
             f"Argument `path` must name the weights of a VQ-VAE, but {path} holds something else."
         ) from error

@@ -72,8 +72,9 @@ class Codebook(nn.Module):
         dead = self.sizes < self.sizes.mean() / self.dead_after
         if dead.any():
             chosen = inputs[torch.randint(len(inputs), (int(dead.sum()),), device=inputs.device)]
-            self.sizes[dead] = self.sizes.mean()
-            self.sums[dead] = chosen * self.sizes.mean()
+            share = self.sizes.mean()
+            self.sizes[dead] = share
+            self.sums[dead] = chosen * share
         self.vectors.copy_(self.sums / self.sizes.clamp_min(1e-5).unsqueeze(1))
 
 
@@ -165,7 +166,7 @@ class VQVAE(L.LightningModule):
         size = 4 * math.isqrt(len(state["code_counts"]))
         model = cls(
             ImageSpec(channels=first.shape[1], size=size, classes=()),
-            hidden=2 * first.shape[0],
+            hidden=state["encoder.2.weight"].shape[0],
             residual_hidden=residual.shape[0],
             num_residuals=len(blocks),
             num_codes=code_vectors.shape[0],

@@ -29,6 +29,7 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
     """Write rows as `path` with the suffixes `.parquet` and `.csv`, one column a field of `Row`."""
     columns = {f.name: [getattr(row, f.name) for row in rows] for f in fields(Row)}
     table = pyarrow.table(columns)
+    path.parent.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(table, path.with_suffix(".parquet"))
     pyarrow.csv.write_csv(table, path.with_suffix(".csv"))
 

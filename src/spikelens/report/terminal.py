@@ -33,7 +33,8 @@ def one_sentence_errors() -> Iterator[None]:
         if not mistakes or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         # Lines after the first are where in the configuration, in omegaconf's own terms.
-        sys.exit(f"Error: {str(mistakes[0]).splitlines()[0]}")
+        lines = str(mistakes[0]).splitlines() or [type(mistakes[0]).__name__]
+        sys.exit(f"Error: {lines[0]}")
 
 
 def _is_mistake(error: BaseException) -> bool:
