@@ -78,32 +78,40 @@ def main() -> None:
     )
     neurons = draw_neurons(network, generator, natural, args)
     print("neurons:", ", ".join(map(str, neurons)))
-    rows = []
+    rows: list[dict[str, object]] = []
     for name in args.methods.split(";"):
-        optimizer, num_starts = METHODS[name]
         for seed in range(args.seeds):
-            plan = SearchPlan(args.budget, num_starts=num_starts, seed=seed, is_pooled=False)
-            with SearchBar(f"{name}, seed {seed}") as bar:
-                probe = probe_neurons(
-                    network, generator, neurons, natural, optimizer, plan, progress=bar.show
-                )
-            for k, neuron in enumerate(neurons):
-                rows.append(
-                    {
-                        "method": name,
-                        "seed": seed,
-                        "neuron": str(neuron),
-                        "activation": float(probe.activations[k]),
-                        "natural": float(probe.natural_activations[k]),
-                        "seconds": probe.search.seconds,
-                        "presentations": int(probe.search.presentations[k]),
-                    }
-                )
-            mean = float(probe.activations.mean())
-            print(f"{name:<28} seed {seed}: {mean:.3f} in {probe.search.seconds:.0f} s", flush=True)
+            rows += run(name, seed, args.budget, (network, generator, neurons, natural))
             args.out.parent.mkdir(parents=True, exist_ok=True)
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), args.out)
     print_table(rows)
+
+
+def run(
+    name: str,
+    seed: int,
+    budget: int,
+    problem: tuple[nn.Module, Generator, list[Neuron], NaturalImages],
+) -> list[dict[str, object]]:
+    """Search every neuron by one method with one seed; returns a row a neuron."""
+    optimizer, num_starts = METHODS[name]
+    plan = SearchPlan(budget, num_starts=num_starts, seed=seed, is_pooled=False)
+    with SearchBar(f"{name}, seed {seed}") as bar:
+        probe = probe_neurons(*problem, optimizer, plan, progress=bar.show)
+    mean, seconds = float(probe.activations.mean()), probe.search.seconds
+    print(f"{name:<28} seed {seed}: {mean:.3f} in {seconds:.0f} s", flush=True)
+    return [
+        {
+            "method": name,
+            "seed": seed,
+            "neuron": str(neuron),
+            "activation": float(probe.activations[k]),
+            "natural": float(probe.natural_activations[k]),
+            "seconds": seconds,
+            "presentations": int(probe.search.presentations[k]),
+        }
+        for k, neuron in enumerate(probe.neurons)
+    ]
 
 
 def print_table(rows: list[dict[str, object]]) -> None:

@@ -29,7 +29,7 @@ class ActivationMaximizationCallback(L.Callback):
 
     At the end of an epoch the neurons are probed; training is the same, bit for bit, as without
     the callback. Logs at accuracy's step, per layer (means over its probed neurons) and, with the
-    prefix `am_neurons/` and the suffix `.<unit>`, per neuron:
+    prefix `am_neurons/` and the suffix `.<unit>` or `.<unit>.<readout>`, per neuron:
 
     - `am/activation/<layer>`: of the optimal stimulus; mean spike rate in [0, 1].
     - `am/ratio/<layer>`: the former / activation of the best natural image.
@@ -129,7 +129,8 @@ class ActivationMaximizationCallback(L.Callback):
             self._show(trainer, layer, layer_panel(probe, layer))
         for row in rows:
             for name in MEASURES:
-                pl_module.log(f"am_neurons/{name}/{row.layer}.{row.unit}", getattr(row, name))
+                tag = row.neuron.replace(":", ".").replace("@", ".")
+                pl_module.log(f"am_neurons/{name}/{tag}", getattr(row, name))
         self._show(trainer, "filmstrip", filmstrip(self.history, probe.natural_top))
         if self.folder is not None and trainer.is_global_zero:
             write_rows(self.history.rows, self.folder / "neurons")

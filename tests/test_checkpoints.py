@@ -141,9 +141,21 @@ def model_with(**parts):
         {"model": model_with(trainer=EVIL)},
         {"model": model_with(layers=[1, [EVIL]])},
         {"model": model_with(layers=(1, EVIL))},
+        {"am": {"generator": {"callbacks": {"logger": EVIL}}}},
         {"model": model_with(layers={"deep": ({"er": (EVIL,)},)})},
     ],
-    ids=["model", "data", "generator", "am", "dict", "trainer", "list", "tuple", "tuple in dict"],
+    ids=[
+        "model",
+        "data",
+        "generator",
+        "am",
+        "dict",
+        "trainer",
+        "list",
+        "tuple",
+        "callbacks",
+        "tuple in dict",
+    ],
 )
 def test_untrusted_targets_are_refused_wherever_they_stand(save, config):
     with pytest.raises(ValueError, match=r"only parts of Spikelens, but .* names os\.system"):
@@ -158,6 +170,9 @@ def test_untrusted_targets_are_refused_wherever_they_stand(save, config):
         "torch.optimism",
         "builtins.eval",
         "hydra.utils.get_method",
+        "spikelens.models",  # a module
+        "spikelens.models.nothing.Here",
+        "spikelens.models.vqvae.nothing",
         # What a trusted module imports is not part of it.
         "spikelens.report.terminal.os.system",
         "spikelens.report.terminal.sys.exit",

@@ -49,7 +49,7 @@ class Checkpoint:
             module.load_state_dict(self.weights)
         except RuntimeError as error:
             raise ValueError(
-                f"The checkpoint's weights must fit its configuration, but {error}"
+                f"The checkpoint's weights must fit its configuration, but {_one_line(error)}"
             ) from error
 
     def network_of(self, module: nn.Module) -> nn.Module:
@@ -110,6 +110,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         if name.startswith("ActivationMaximizationCallback")
     ]
     return Checkpoint(config, weights, states[0] if states else None, epoch)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _untrusted(node: Any, is_target: bool = False) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Neurons by name: `conv2:7`, `conv2:0-15`, `fc1:*`, `conv1:3@centre`."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,11 @@ class Neuron:
     layer: str
     unit: int
     readout: str = "mean"
+
+    @property
+    def ceiling(self) -> float:
+        """The largest activation there is: 1 for a spike rate, infinity for a membrane."""
+        return math.inf if self.readout == "membrane" else 1.0
 
     def __str__(self) -> str:
         suffix = "" if self.readout == "mean" else f"@{self.readout}"

@@ -57,7 +57,8 @@ class Probe:
         activations: Its activation, shown once more in float32, `(K,)`.
         natural_activations: Activation of the best natural image, `(K,)`.
         natural_top: The best natural images, uint8 `(K, num_top, C, H, W)`, best first.
-        is_silent: Neither a natural image nor the stimulus made the neuron spike, bool `(K,)`.
+        is_silent: Neither a natural image nor the stimulus made the neuron spike, bool `(K,)`;
+            False where the membrane is read out, which tells nothing of spikes.
         classes: Name of each class of the natural images.
         selectivity: On the natural images.
         elites: Best multi-indices, int64 `(K, R, d)`: where a later search may start.
@@ -116,12 +117,9 @@ def probe_neurons(
         top = answers.scores.topk(min(max(plan.num_top, plan.num_starts), len(natural.images)), 0)
         top_images = natural.images[top.indices.T.cpu()]  # (K, top, C, H, W)
         start = _starts(generator, top_images[:, : plan.num_starts], previous, objective.device)
-        archive = Archive(
-            len(neurons), len(generator.mode_sizes), plan.num_elites, objective.device
-        )
-        ceiling = torch.tensor(
-            [torch.inf if neuron.readout == "membrane" else 1.0 for neuron in neurons]
-        ).to(objective.device)
+        num_modes = len(generator.mode_sizes)
+        archive = Archive(len(neurons), num_modes, plan.num_elites, objective.device)
+        ceiling = torch.tensor([neuron.ceiling for neuron in neurons], device=objective.device)
         searcher = optimizer(generator, archive, seed=plan.seed)
         result = maximize(
             objective, searcher, archive, plan.budget, start, ceiling, plan.is_pooled, progress
@@ -135,7 +133,7 @@ def probe_neurons(
         activations=activations,
         natural_activations=natural_activations,
         natural_top=top_images[:, : plan.num_top],
-        is_silent=(activations <= 0) & (natural_activations <= 0),
+        is_silent=((activations <= 0) & (natural_activations <= 0) & ceiling.isfinite().cpu()),
         classes=natural.classes,
         selectivity=_selectivity(answers, natural),
         elites=archive.indices.cpu(),
@@ -181,7 +179,8 @@ def _starts(
     if images.shape[1]:
         codes = generator.encode(unit_range(images.flatten(0, 1)).to(device))
         parts.append(codes.unflatten(0, images.shape[:2]))
-    return torch.cat(parts, 1) if parts else None
+    start = torch.cat(parts, 1) if parts else None
+    return start if start is not None and start.shape[1] else None
 
 
 def _selectivity(answers: Response, natural: NaturalImages) -> Selectivity:

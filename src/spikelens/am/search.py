@@ -94,16 +94,9 @@ def maximize(
         is_shown = is_active.cpu()[:, None] & (places < left[:, None])  # (K, b)
         if not is_shown.any():
             break  # those with budget left are at their ceiling
-        shown = is_shown.flatten().to(asked.device)
-        indices = asked.flatten(0, 1)[shown]
-        response = objective(indices)
-        if not is_pooled:
-            response = _own(response, is_shown)
-        archive.add(indices, response)
+        scores = _show(objective, asked, is_shown, archive, is_pooled)
         if start is None:
-            values = response.scores.new_full((num_neurons, len(shown)), torch.nan)
-            values[:, shown] = response.scores.T
-            optimizer.tell(values)
+            optimizer.tell(scores)
         start = None
         left -= is_shown.sum(1)
         curve.append(archive.activations[:, 0].cpu())
@@ -118,6 +111,28 @@ def maximize(
         stop=stop,
         seconds=time.perf_counter() - began,
     )
+
+
+def _show(
+    objective: Callable[[Tensor], Response],
+    asked: Tensor,
+    is_shown: Tensor,
+    archive: Archive,
+    is_pooled: bool,
+) -> Tensor:
+    """Evaluate what is to be shown of `asked` `(K, b, d)`, archive it, return scores `(K, K * b)`.
+
+    What was not shown scores NaN.
+    """
+    shown = is_shown.flatten().to(asked.device)
+    indices = asked.flatten(0, 1)[shown]
+    response = objective(indices)
+    if not is_pooled:
+        response = _own(response, is_shown)
+    archive.add(indices, response)
+    scores = response.scores.new_full((len(asked), len(shown)), torch.nan)
+    scores[:, shown] = response.scores.T
+    return scores
 
 
 def _own(response: Response, is_shown: Tensor) -> Response:

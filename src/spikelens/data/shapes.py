@@ -1,7 +1,5 @@
 """The built-in data set: coloured, textured shapes whose generative factors are known."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from spikelens.data.base import ImageData, Split
 from spikelens.data.shape_distance import SHAPES
 from spikelens.data.shape_drawing import Scenes, draw, sample_scenes
 from spikelens.data.tensor_cache import read_tensors, write_tensors
+from spikelens.threads import one_thread
 
 FACTORS = ("shape", "hue", "texture", "size", "rotation", "x", "y", "background")
 _SPLITS = ("train", "val", "test")
@@ -77,7 +76,7 @@ class Shapes(ImageData):
         names = {f"{split}.{part}" for split in _SPLITS for part in ("images", *FACTORS)}
         tensors = read_tensors(self.cache_path, names)
         if tensors is None:
-            with _one_thread():
+            with one_thread():
                 tensors = self._draw_all()
             write_tensors(self.cache_path, tensors)
         return tensors
@@ -89,17 +88,6 @@ class Shapes(ImageData):
             tensors[f"{name}.images"] = _draw_in_chunks(scenes, self.image_size)
             tensors |= {f"{name}.{factor}": getattr(scenes, factor) for factor in FACTORS}
         return tensors
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    # Threads gain little on so many small steps, and on a busy machine wait for each other.
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
 
 
 def _draw_in_chunks(scenes: Scenes, image_size: int) -> Tensor:

@@ -1,6 +1,6 @@
 """The LightningModule that trains a spiking network to classify images."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -12,13 +12,15 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from spikelens.data.base import ImageSpec
 from spikelens.models.lif import Scan
+from spikelens.models.optimization import BuildOptimizer, BuildScheduler, build_optimizer
 from spikelens.models.spiking_cnn import SpikingCNN
 
 
 class SpikingClassifier(L.LightningModule):
     """Train a spiking network; the class whose output neuron spikes most wins.
 
-    Logs `train/loss`, `train/accuracy`, `val/loss`, `val/accuracy`, `test/accuracy` in [0, 1],
+    Logs `train/loss`, `train/accuracy`, `val/loss`, `val/accuracy`, `test/loss`, `test/accuracy`
+    (accuracies in [0, 1]),
     and over the validation images `rate/<layer>` (mean spikes a neuron and time step, in [0, 1])
     and `silent/<layer>` (fraction of units that never spiked).
 
@@ -36,8 +38,8 @@ class SpikingClassifier(L.LightningModule):
         images: ImageSpec,
         network: Callable[..., SpikingCNN],
         loss: Callable[[Tensor, Tensor], Tensor] | None = None,
-        optimizer: Callable[[Iterable[Tensor]], torch.optim.Optimizer] | None = None,
-        scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
+        optimizer: BuildOptimizer | None = None,
+        scheduler: BuildScheduler | None = None,
     ) -> None:
         super().__init__()
         self.images = images
@@ -89,11 +91,7 @@ class SpikingClassifier(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and, where asked, its scheduler."""
-        parameters = self.network.parameters()
-        optimizer = self.optimizer(parameters) if self.optimizer else torch.optim.Adam(parameters)
-        if self.scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+        return build_optimizer(self.network.parameters(), self.optimizer, self.scheduler)
 
     def _score(self, stage: str, spikes: Tensor, labels: Tensor) -> Tensor:
         loss = self.loss(spikes, labels).squeeze()  # snntorch returns one element in a vector

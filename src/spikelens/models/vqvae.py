@@ -1,7 +1,7 @@
 """A vector-quantised auto-encoder: networks, codebook, and the LightningModule that trains it."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from spikelens.data.base import ImageSpec
+from spikelens.models.codebook import Codebook
+from spikelens.models.optimization import BuildOptimizer, BuildScheduler, build_optimizer
 
 
 class Residual(nn.Module):
@@ -31,51 +33,8 @@ class Residual(nn.Module):
         return out
 
 
-class Codebook(nn.Module):
-    """Vectors that are learned as moving averages of what is assigned to them.
-
-    Args:
-        num_codes: Number of vectors n.
-        code_size: Length of each vector.
-        decay: Decay a step of the moving averages, in (0, 1).
-        dead_after: A code whose moving share of assignments falls below `1 / dead_after` of an
-            equal share is moved onto a random input of the batch.
-
-    Source: van den Oord et al., "Neural discrete representation learning", 2017, appendix A.1.
-    """
-
-    vectors: Tensor
-    sizes: Tensor
-    sums: Tensor
-
-    def __init__(
-        self, num_codes: int, code_size: int, decay: float = 0.99, dead_after: float = 100.0
-    ) -> None:
-        super().__init__()
-        self.decay, self.dead_after = decay, dead_after
-        # Nothing counted yet: the first update finds every unused code dead and moves it onto data.
-        self.register_buffer("vectors", torch.randn(num_codes, code_size))
-        self.register_buffer("sizes", torch.zeros(num_codes))
-        self.register_buffer("sums", torch.zeros(num_codes, code_size))
-
-    def assign(self, inputs: Tensor) -> Tensor:
-        """Return the index of the nearest vector of each input `(M, code_size)`, int64 `(M,)`."""
-        distance = self.vectors.square().sum(1) - 2.0 * inputs @ self.vectors.T
-        return distance.argmin(1)
-
-    @torch.no_grad()
-    def update(self, inputs: Tensor, codes: Tensor) -> None:
-        """Move the averages towards inputs `(M, code_size)` assigned to codes `(M,)`."""
-        one_hot = F.one_hot(codes, len(self.vectors)).to(inputs.dtype)
-        self.sizes.lerp_(one_hot.sum(0), 1.0 - self.decay)
-        self.sums.lerp_(one_hot.T @ inputs, 1.0 - self.decay)
-        dead = self.sizes < self.sizes.mean() / self.dead_after
-        if dead.any():
-            chosen = inputs[torch.randint(len(inputs), (int(dead.sum()),), device=inputs.device)]
-            share = self.sizes.mean()
-            self.sizes[dead] = share
-            self.sums[dead] = chosen * share
-        self.vectors.copy_(self.sums / self.sizes.clamp_min(1e-5).unsqueeze(1))
+def _residuals(num: int, hidden: int, residual_hidden: int) -> list[nn.Module]:
+    return [Residual(hidden, residual_hidden) for _ in range(num)]
 
 
 class VQVAE(L.LightningModule):
@@ -83,7 +42,7 @@ class VQVAE(L.LightningModule):
 
     Logs `train/loss`, `val/relative_mse` (mean squared error / variance of the training pixels:
     0 is perfect, 1 is the mean image), `val/perplexity` (exp of the entropy in nats of the code
-    frequencies over the epoch, in [1, num_codes]), `val/used_codes`.
+    frequencies over the epoch, in [1, num_codes]), `val/used_codes`, `test/relative_mse`.
 
     Args:
         images: Channels and size of the images; the size a multiple of 4.
@@ -116,8 +75,8 @@ class VQVAE(L.LightningModule):
         code_size: int = 64,
         beta: float = 0.25,
         decay: float = 0.99,
-        optimizer: Callable[[Iterable[Tensor]], torch.optim.Optimizer] | None = None,
-        scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
+        optimizer: BuildOptimizer | None = None,
+        scheduler: BuildScheduler | None = None,
     ) -> None:
         super().__init__()
         if images.size % 4:
@@ -127,20 +86,20 @@ class VQVAE(L.LightningModule):
         self.images, self.beta = images, beta
         self.optimizer, self.scheduler = optimizer, scheduler
         self.code_side = images.size // 4
-        residuals = [Residual(hidden, residual_hidden) for _ in range(2 * num_residuals)]
+        residuals = num_residuals, hidden, residual_hidden
         self.encoder = nn.Sequential(
             nn.Conv2d(images.channels, hidden // 2, 4, stride=2, padding=1),
             nn.ReLU(),
             nn.Conv2d(hidden // 2, hidden, 4, stride=2, padding=1),
             nn.ReLU(),
             nn.Conv2d(hidden, hidden, 3, padding=1),
-            *residuals[:num_residuals],
+            *_residuals(*residuals),
             nn.ReLU(),
             nn.Conv2d(hidden, code_size, 1),
         )
         self.decoder = nn.Sequential(
             nn.Conv2d(code_size, hidden, 3, padding=1),
-            *residuals[num_residuals:],
+            *_residuals(*residuals),
             nn.ReLU(),
             nn.ConvTranspose2d(hidden, hidden // 2, 4, stride=2, padding=1),
             nn.ReLU(),
@@ -246,11 +205,7 @@ class VQVAE(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and, where asked, its scheduler."""
-        parameters = self.parameters()
-        optimizer = self.optimizer(parameters) if self.optimizer else torch.optim.Adam(parameters)
-        if self.scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
+        return build_optimizer(self.parameters(), self.optimizer, self.scheduler)
 
     def _features(self, images: Tensor) -> Tensor:
         out: Tensor = self.encoder(images - 0.5)

@@ -9,6 +9,7 @@ import pyarrow
 import pyarrow.csv
 import pyarrow.parquet
 from rich.table import Table
+from rich.text import Text
 
 from spikelens.tracking import Row
 
@@ -41,7 +42,11 @@ def rows_table(rows: Sequence[Row], title: str = "") -> Table:
         table.add_column(heading, justify="left" if heading == "neuron" else "right")
     for row in rows:
         values = asdict(row)
-        table.add_row(*(_cell(values[name]) for name, _ in _COLUMNS))
+        # Class names are the user's: Text keeps rich from reading markup in them.
+        cells = [Text(_cell(values[name])) for name, _ in _COLUMNS]
+        if row.is_silent:
+            cells[_COLUMNS.index(("preferred", "class"))] = Text("silent")
+        table.add_row(*cells)
     return table
 
 
@@ -71,4 +76,4 @@ def _mean(values: Sequence[float]) -> float:
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return "-" if math.isnan(value) else f"{value:.3f}"
-    return str(value) or "silent"
+    return str(value) or "-"

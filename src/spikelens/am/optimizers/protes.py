@@ -1,7 +1,6 @@
 """PROTES: learn a sampling tensor train by gradient steps on the best multi-indices."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from spikelens.am import tensor_train
 from spikelens.am.archive import Archive
 from spikelens.am.optimizers.base import Optimizer
 from spikelens.generators.base import LatentSpace
+from spikelens.threads import one_thread
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class SamplingTrain:
 
     def sample(self, num: int) -> Tensor:
         """Draw `num` multi-indices a neuron, int64 `(K, num, d)`."""
-        with _one_thread():
+        with one_thread():
             return tensor_train.sample(self.cores, num, self.generator)
 
     def ascend(self, elites: Tensor) -> None:
@@ -104,7 +104,7 @@ class SamplingTrain:
         Args:
             elites: Multi-indices, int64 `(K, num_top, d)`.
         """
-        with _one_thread(), torch.inference_mode(False), torch.enable_grad():
+        with one_thread(), torch.inference_mode(False), torch.enable_grad():
             elites = elites.clone()
             for _ in range(self.num_steps):
                 loss = -tensor_train.log_likelihood(self.cores, elites).mean(dim=1).sum()
@@ -220,21 +220,6 @@ def dequantise(bits: Tensor, num_bits: int) -> Tensor:
     shifts = torch.arange(num_bits, device=bits.device)
     groups = bits.reshape(*bits.shape[:-1], bits.shape[-1] // num_bits, num_bits)
     return torch.sum(groups << shifts, dim=-1)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch's CPU operations on one thread.
-
-    A mode is a dozen operations of microseconds each. A second thread gains little on an idle
-    machine, and on a busy one (data workers) waiting for it makes a round a hundred times slower.
-    """
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
 
 
 def _check_positive(name: str, value: float) -> None:
