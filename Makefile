@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# On a machine without a GPU two threads a test process are plenty.
 DEBUG := debug=tiny folder=outputs/debug hydra.run.dir=outputs/debug
 
 .PHONY: run test check lint types coverage debug clean

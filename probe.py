@@ -34,13 +34,18 @@ def rebuild(checkpoint: Checkpoint) -> tuple[nn.Module, ImageData]:
 def probe(cfg: DictConfig) -> Probe:
     """Do what the run's own callback did, on its checkpoint, but for what `cfg` asks otherwise."""
     checkpoint = read_checkpoint(cfg.ckpt)
-    am = checkpoint.config.get("am") or hydra.compose("train", ["+am=enabled"]).am
-    am = OmegaConf.merge(am, {"search": {k: cfg[k] for k in ("budget", "seed") if cfg[k]}})
-    am.update({key: cfg[key] for key in ("neurons", "generator", "num_natural") if cfg.get(key)})
+    run = OmegaConf.create(checkpoint.config)
+    if "am" not in run:  # its ${generator} and ${seed} become the run's
+        run.am = hydra.compose("train", ["+am=enabled"]).am
+    am = run.am
+    places = {"budget": "search.budget", "seed": "search.seed"}
+    for key in ("neurons", "generator", "num_natural", "budget", "seed"):
+        if cfg.get(key) is not None:
+            OmegaConf.update(am, places.get(key, key), cfg[key], merge=False)
     network, data = rebuild(checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network, generator = network.to(device), instantiate(am.generator).to(device)
-    neurons = find_neurons(network, generator, list(am.neurons), data.spec.image_shape)
+    neurons = find_neurons(network, generator, am.neurons, data.spec.image_shape)
     natural, optimizer = natural_images(data, am.num_natural), instantiate(am.optimizer)
     # What the run started from are points of its own generator's latent.
     start = None if cfg.get("generator") else checkpoint.start_of([str(n) for n in neurons])

@@ -16,7 +16,7 @@ from spikelens.am.neurons import Neuron
 from spikelens.am.optimizers.base import Optimizer
 from spikelens.am.probe import Probe, SearchPlan, find_neurons, probe_neurons
 from spikelens.data.arguments import require_integers
-from spikelens.generators.base import Generator
+from spikelens.generators.base import Generator, check_points
 from spikelens.report.figures import filmstrip, layer_panel
 from spikelens.report.progress import SearchBar
 from spikelens.report.tables import MEASURES, layer_means, write_rows
@@ -113,9 +113,10 @@ class ActivationMaximizationCallback(L.Callback):
         """Take the history of an interrupted run.
 
         Raises:
-            ValueError: If that run watched other neurons.
+            ValueError: If that run watched other neurons, or searched another latent.
         """
         self.history.load_state_dict(state_dict, self.neurons)
+        check_points(self.generator, self.history.elites)
 
     def _log(
         self,

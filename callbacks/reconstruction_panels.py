@@ -1,4 +1,4 @@
-"""Pictures of what a VQ-VAE reconstructs and draws, after each validation."""
+"""Pictures of what a VQ-VAE reconstructs and draws, at epoch ends."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class ReconstructionPanels(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw and log."""
         if not isinstance(pl_module, VQVAE):
-            return
+            return  # for the type checker: `setup` has made sure
         images = trainer.datamodule.split("val").images[: self.num_images]  # type: ignore[attr-defined]
         with torch.no_grad():
             images = unit_range(images).to(pl_module.device)

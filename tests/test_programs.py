@@ -8,6 +8,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 
 from probe import probe
 from spikelens.tracking import rows_of
@@ -85,8 +86,21 @@ def test_a_probe_takes_other_neurons_budget_and_seed(run):
 def test_a_run_without_am_can_be_probed_too(tmp_path):
     train(configure("train", tmp_path, *[o for o in TINY if not o.startswith("am.")]))
     ckpt = tmp_path / "checkpoints" / "last.ckpt"
-    result = probe(configure("probe", tmp_path, f"ckpt={ckpt}", "neurons=[conv1:0]", "budget=4"))
-    assert result.stimuli.shape == (1, 3, 32, 32)
+    result = probe(configure("probe", tmp_path, f"ckpt={ckpt}", "neurons=conv1:0-1", "budget=4"))
+    assert result.stimuli.shape == (2, 3, 32, 32)
+    with pytest.raises(InstantiationException, match="`budget` must be a positive integer"):
+        probe(configure("probe", tmp_path, f"ckpt={ckpt}", "budget=0"))
+
+
+def test_a_probe_keeps_to_the_run_s_generator(tmp_path):
+    vqvae = ["model=vqvae", "model.hidden=8", "model.num_codes=16", "model.code_size=4"]
+    shared = [o for o in TINY if not o.startswith(("am.", "model."))]
+    train(configure("train", tmp_path / "g", *vqvae, *shared))
+    own = ["generator=vqvae", f"generator.path={tmp_path}/g/checkpoints/last.ckpt"]
+    train(configure("train", tmp_path, *own, *shared))
+    ckpt = tmp_path / "checkpoints" / "last.ckpt"
+    result = probe(configure("probe", tmp_path, f"ckpt={ckpt}", "neurons=conv1:0", "budget=4"))
+    assert result.search.indices.max() < 16  # the shipped generator has 256 codes
 
 
 def test_a_vqvae_of_ones_own_is_a_generator(run, tmp_path):

@@ -6,7 +6,13 @@ from torch import nn
 
 from spikelens.weights import read_weights, ship_weights
 
-CONFIG = {"seed": 3, "data": {"a": 1}, "model": {"b": 2}, "trainer": {"c": 3}, "folder": "/home/me"}
+CONFIG = {
+    "seed": 3,
+    "data": {"a": 1},
+    "model": {"b": 2},
+    "trainer": {"max_epochs": 3},
+    "folder": "/home/me",
+}
 
 
 def ship(path):

@@ -19,7 +19,8 @@ def ship_weights(
         module: The trained module.
         path: A `.safetensors` file; the card is the `.json` file of the same name.
         recipe: The command that made it.
-        config: The run's configuration, of which data, model, trainer and seed go on the card.
+        config: The run's configuration, of which data, model, epochs and seed go on
+            the card.
         metrics: Name and value of what was measured on it.
 
     Raises:
@@ -37,7 +38,8 @@ def ship_weights(
         "metrics": {name: round(float(value), 5) for name, value in sorted(metrics.items())},
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
-        **{part: config[part] for part in ("data", "model", "trainer")},
+        **{part: config[part] for part in ("data", "model")},
+        "max_epochs": config["trainer"]["max_epochs"],
     }
     path.write_bytes(content)
     path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")

@@ -58,7 +58,7 @@ def test_a_warm_start_is_never_lost(tiny_network, natural):
 
 def test_points_of_another_latent_are_refused(tiny_network, natural):
     for previous in (torch.zeros(3, 1, 5).long(), torch.full((3, 1, 64), 8)):
-        with pytest.raises(ValueError, match="points of the generator's 64 modes"):
+        with pytest.raises(ValueError, match="modes do not hold the points"):
             run(tiny_network, natural, previous=previous)
 
 

@@ -99,3 +99,11 @@ def test_alone_a_neuron_knows_only_its_own_images(bars):
     archive = Archive(2, 16)
     result = maximize(Count(2), optimizer, archive, 1, start)
     assert result.activations.tolist() == [1.0, 1.0]
+
+
+def test_alone_neurons_with_the_same_start_keep_it_each(bars):
+    archive = Archive(3, 16)
+    start = torch.ones(3, 1, 16).long()
+    result = maximize(Count(3), RandomSearch(bars, archive), archive, 1, start, is_pooled=False)
+    assert archive.best.tolist() == [0.0, 1.0, 0.0]
+    assert result.presentations.tolist() == [1, 1, 1]

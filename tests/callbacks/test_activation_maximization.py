@@ -163,6 +163,14 @@ def test_a_run_cannot_be_resumed_with_other_neurons(stripes, build_model, fit, t
         fit(build_model(), stripes, [watch("conv1:0"), checkpoint], tmp_path / "last.ckpt")
 
 
+def test_a_run_cannot_be_resumed_with_another_latent(stripes, build_model, fit, tmp_path):
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True, save_on_train_epoch_end=True)
+    fit(build_model(), stripes, [watch(), checkpoint], max_epochs=1)
+    other = watch(generator=Bars(num_symbols=2, side=8))
+    with pytest.raises(ValueError, match="must be that of the run before"):
+        fit(build_model(), stripes, [other, checkpoint], tmp_path / "last.ckpt")
+
+
 @pytest.mark.parametrize(
     ("neurons", "generator", "says"),
     [

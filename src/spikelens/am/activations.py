@@ -13,6 +13,9 @@ from torch.utils.hooks import RemovableHandle
 from spikelens.am.neurons import Neuron
 from spikelens.models.lif import LIF, Scan
 
+# What snntorch's neurons remember from call to call.
+_STATES = ("mem", "syn", "syn_exc", "syn_inh", "spk")
+
 
 class Response(NamedTuple):
     """How K neurons answered N images.
@@ -85,9 +88,12 @@ class _Tally:
     def means(self) -> tuple[Tensor, Tensor]:
         if self.spikes is None or self.membrane is None:
             raise RuntimeError("A recorded layer did not take part in the forward pass.")
-        means = self.spikes.float() / self.num_steps, self.membrane.float() / self.num_steps
+        return self.spikes.float() / self.num_steps, self.membrane.float() / self.num_steps
+
+    def clear(self) -> None:
+        """Forget what was seen, by a pass that failed midway too."""
+        self.num_steps = 0
         self.spikes = self.membrane = None
-        return means
 
 
 class Recorder:
@@ -139,7 +145,7 @@ class Recorder:
             raise RuntimeError("Recorder.respond must be called inside `with Recorder(...)`.")
         with torch.no_grad():
             for tally in self._tallies.values():
-                tally.num_steps = 0
+                tally.clear()
             _rest(self.network)
             self.network(images)
             return self._read(images)
@@ -191,8 +197,11 @@ def layer_shapes(
 def _rest(network: nn.Module) -> None:
     """Put stepwise snntorch neurons to rest: they would remember the batch before."""
     for module in network.modules():
-        if isinstance(module, SpikingNeuron) and hasattr(module, "mem"):
-            module.mem = torch.zeros(0, device=module.mem.device)
+        if isinstance(module, SpikingNeuron):
+            for state in _STATES:
+                value = getattr(module, state, None)
+                if isinstance(value, Tensor):  # an empty one is made anew in the input's shape
+                    setattr(module, state, torch.zeros(0, device=value.device))
 
 
 def _reduce(

@@ -60,9 +60,7 @@ class Archive:
             indices: int64 `(N, d)`.
             response: Activations and scores `(N, K)`; what is not finite is never kept.
         """
-        indices, rows = self._distinct(indices)
-        scores, activations = response.scores[rows].T, response.activations[rows].T  # (K, N)
-        scores = scores.to(self.scores).where(scores.isfinite(), -torch.inf)
+        indices, scores, activations = self._distinct(indices, response)  # (N, d), (K, N), (K, N)
         known = self._hash(indices)[None, :, None] == self._hash(self.indices)[:, None, :]
         known &= self.scores.isfinite()[:, None, :]
         scores = scores.masked_fill(known.any(2), -torch.inf)
@@ -81,12 +79,21 @@ class Archive:
         new = candidates[(chosen - num_kept).clamp_min(0)]
         return torch.where((chosen < num_kept).unsqueeze(2), kept, new)
 
-    def _distinct(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def _distinct(self, indices: Tensor, response: Response) -> tuple[Tensor, Tensor, Tensor]:
+        """Merge equal multi-indices: each neuron keeps the best finite value of its own."""
         _, inverse = torch.unique(self._hash(indices), return_inverse=True)
-        first = torch.full((int(inverse.max()) + 1,), len(indices), device=indices.device)
         rows = torch.arange(len(indices), device=indices.device)
-        first = first.scatter_reduce(0, inverse, rows, "amin").sort().values
-        return indices[first], first
+        num_distinct = int(inverse.max()) + 1
+        first = torch.full((num_distinct,), len(indices), device=indices.device)
+        first = first.scatter_reduce(0, inverse, rows, "amin")
+        merged = []
+        for values in response:  # one image evokes one response: the best is the only one
+            shape = values.shape[1], num_distinct
+            best = torch.full(shape, -torch.inf, device=values.device)
+            finite = values.T.float().where(response.scores.T.isfinite(), -torch.inf)
+            merged.append(best.scatter_reduce(1, inverse.expand(shape[0], -1), finite, "amax"))
+        activations, scores = merged
+        return indices[first], scores, activations
 
     def _hash(self, indices: Tensor) -> Tensor:
         return (indices * self._multipliers).sum(-1)

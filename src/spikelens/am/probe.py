@@ -14,7 +14,7 @@ from spikelens.am.objective import Objective, unit_range
 from spikelens.am.optimizers.base import Optimizer
 from spikelens.am.search import Progress, SearchResult, maximize
 from spikelens.data.arguments import require_integers
-from spikelens.generators.base import Generator, check_fit
+from spikelens.generators.base import Generator, check_fit, check_points
 from spikelens.selectivity import Selectivity, measure
 
 
@@ -78,7 +78,7 @@ class Probe:
 
     @property
     def ratio(self) -> Tensor:
-        """Activation of the stimulus / that of the best natural image, `(K,)`; NaN for 0 / 0."""
+        """Activation / that of the best natural image, `(K,)`; NaN where that is not positive."""
         ratio = self.activations / self.natural_activations
         return ratio.where(self.natural_activations > 0, torch.nan)
 
@@ -169,12 +169,7 @@ def _starts(
     """Encode natural images `(K, m, C, H, W)` and put the previous elites before them."""
     parts = []
     if previous is not None:
-        sizes = torch.tensor(generator.mode_sizes)
-        if previous.shape[2] != len(sizes) or (previous >= sizes).any():
-            raise ValueError(
-                f"Argument `previous` must hold points of the generator's {len(sizes)} modes, but "
-                "they are another latent's: was the run begun with another generator?"
-            )
+        check_points(generator, previous)
         parts.append(previous.to(device))
     if images.shape[1]:
         codes = generator.encode(unit_range(images.flatten(0, 1)).to(device))

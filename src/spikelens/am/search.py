@@ -120,23 +120,18 @@ def _show(
     archive: Archive,
     is_pooled: bool,
 ) -> Tensor:
-    """Evaluate what is to be shown of `asked` `(K, b, d)`, archive it, return scores `(K, K * b)`.
+    """Evaluate what is to be shown of `asked` `(K, b, d)` and archive it.
 
-    What was not shown scores NaN.
+    Returns:
+        What each neuron answered to its own proposals, `(K, b)`; NaN for what was not shown.
     """
-    shown = is_shown.flatten().to(asked.device)
-    indices = asked.flatten(0, 1)[shown]
-    response = objective(indices)
+    shown = is_shown.to(asked.device)
+    response = objective(asked[shown])
+    proposer = shown.nonzero()[:, 0]
+    is_own = proposer[:, None] == torch.arange(len(asked), device=asked.device)  # (N, K)
+    scores = response.scores.new_full(shown.shape, torch.nan)
+    scores[shown] = response.scores[is_own]
     if not is_pooled:
-        response = _own(response, is_shown)
-    archive.add(indices, response)
-    scores = response.scores.new_full((len(asked), len(shown)), torch.nan)
-    scores[:, shown] = response.scores.T
+        response = Response(*(values.where(is_own, torch.nan) for values in response))
+    archive.add(asked[shown], response)
     return scores
-
-
-def _own(response: Response, is_shown: Tensor) -> Response:
-    """Hide from each neuron what was proposed for others: NaN."""
-    proposer = is_shown.nonzero()[:, 0].to(response.scores.device)
-    is_own = proposer[:, None] == torch.arange(len(is_shown), device=proposer.device)
-    return Response(*(values.where(is_own, torch.nan) for values in response))

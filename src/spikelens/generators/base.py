@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -61,4 +62,22 @@ def check_fit(generator: Generator, image_shape: tuple[int, ...]) -> None:
             f"Argument `generator` must draw images like the data's, {tuple(image_shape)}, but "
             f"{type(generator).__name__} draws {tuple(generator.image_shape)} (channels, height, "
             "width)."
+        )
+
+
+def check_points(generator: LatentSpace, points: Tensor | None) -> None:
+    """Refuse multi-indices of another latent.
+
+    Args:
+        generator: The latent that is searched.
+        points: Multi-indices `(..., d)`; None passes.
+
+    Raises:
+        ValueError: If their length or a symbol does not fit the generator's modes.
+    """
+    sizes = torch.tensor(generator.mode_sizes)
+    if points is not None and (points.shape[-1] != len(sizes) or bool((points >= sizes).any())):
+        raise ValueError(
+            f"Argument `generator` must be that of the run before: its {len(sizes)} modes do not "
+            "hold the points that run found."
         )

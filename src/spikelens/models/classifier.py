@@ -55,7 +55,9 @@ class SpikingClassifier(L.LightningModule):
             compute_groups=False,  # each sees images of its own
         )
         names = self.network.layer_names
-        self.rates = MetricCollection({f"rate/{name}": MeanMetric() for name in names})
+        self.rates = MetricCollection(
+            {f"rate/{name}": MeanMetric() for name in names}, compute_groups=False
+        )
         self.spike_counts: dict[str, Tensor] = {}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -104,5 +106,5 @@ class SpikingClassifier(L.LightningModule):
 
     def _count(self, name: str, scan: Scan) -> None:
         self.rates[f"rate/{name}"](scan.spikes.mean(), weight=scan.spikes.shape[1])
-        units = scan.spikes.transpose(0, 2).flatten(1).sum(1)
+        units = scan.spikes.sum([dim for dim in range(scan.spikes.dim()) if dim != 2])
         self.spike_counts[name] = self.spike_counts.get(name, torch.zeros_like(units)) + units

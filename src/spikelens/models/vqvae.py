@@ -37,6 +37,34 @@ def _residuals(num: int, hidden: int, residual_hidden: int) -> list[nn.Module]:
     return [Residual(hidden, residual_hidden) for _ in range(num)]
 
 
+def _encoder(
+    channels: int, code_size: int, num_residuals: int, hidden: int, residual_hidden: int
+) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, hidden // 2, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(hidden // 2, hidden, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(hidden, hidden, 3, padding=1),
+        *_residuals(num_residuals, hidden, residual_hidden),
+        nn.ReLU(),
+        nn.Conv2d(hidden, code_size, 1),
+    )
+
+
+def _decoder(
+    channels: int, code_size: int, num_residuals: int, hidden: int, residual_hidden: int
+) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(code_size, hidden, 3, padding=1),
+        *_residuals(num_residuals, hidden, residual_hidden),
+        nn.ReLU(),
+        nn.ConvTranspose2d(hidden, hidden // 2, 4, stride=2, padding=1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(hidden // 2, channels, 4, stride=2, padding=1),
+    )
+
+
 class VQVAE(L.LightningModule):
     """Auto-encoder whose latent is a map of codes, 4 times smaller than the image.
 
@@ -86,25 +114,9 @@ class VQVAE(L.LightningModule):
         self.images, self.beta = images, beta
         self.optimizer, self.scheduler = optimizer, scheduler
         self.code_side = images.size // 4
-        residuals = num_residuals, hidden, residual_hidden
-        self.encoder = nn.Sequential(
-            nn.Conv2d(images.channels, hidden // 2, 4, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(hidden // 2, hidden, 4, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(hidden, hidden, 3, padding=1),
-            *_residuals(*residuals),
-            nn.ReLU(),
-            nn.Conv2d(hidden, code_size, 1),
-        )
-        self.decoder = nn.Sequential(
-            nn.Conv2d(code_size, hidden, 3, padding=1),
-            *_residuals(*residuals),
-            nn.ReLU(),
-            nn.ConvTranspose2d(hidden, hidden // 2, 4, stride=2, padding=1),
-            nn.ReLU(),
-            nn.ConvTranspose2d(hidden // 2, images.channels, 4, stride=2, padding=1),
-        )
+        blocks = num_residuals, hidden, residual_hidden
+        self.encoder = _encoder(images.channels, code_size, *blocks)
+        self.decoder = _decoder(images.channels, code_size, *blocks)
         self.codebook = Codebook(num_codes, code_size, decay)
         # How often each code stood at each position during the last training epoch (the prior).
         self.register_buffer("code_counts", torch.zeros(self.code_side**2, num_codes))

@@ -56,6 +56,7 @@ def filmstrip(history: History, natural: Tensor, side: int = 64) -> Image.Image:
         The strip.
     """
     names, epochs, natural = history.names, history.epochs, natural[:, :2]
+    activations = history.activations
     columns = len(epochs) + natural.shape[1]
     page = _Page(columns, len(names), (side, side + _LINE), margin=76, header=_LINE)
     page.title("optimal stimulus by epoch, then the best natural images of the last epoch")
@@ -69,7 +70,7 @@ def filmstrip(history: History, natural: Tensor, side: int = 64) -> Image.Image:
                 page.paste(natural[row, column - len(epochs)], x, y, side)
             else:
                 page.paste(history.stimuli[column][row], x, y, side)
-                page.write(x, y + side, f"{history.activations[column, row]:.3f}", _FAINT)
+                page.write(x, y + side, f"{activations[column, row]:.3f}", _FAINT)
     for row, name in enumerate(names):
         page.write(_GAP, page.corner(0, row)[1] + side // 2 - _LINE // 2, name, _INK)
     return page.image

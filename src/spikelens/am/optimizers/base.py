@@ -13,9 +13,11 @@ class Optimizer(ABC):
     """Maximise K functions of a multi-index at once, by ask and tell.
 
         optimizer = EliteTT(space, archive, seed=0)
-        indices = optimizer.ask()             # (K, b, d)
-        scores = evaluate(indices)            # (K, K * b): every neuron scores every proposal
-        optimizer.tell(scores)
+        indices = optimizer.ask()                     # (K, b, d)
+        pool = indices.flatten(0, 1)                  # every neuron sees every proposal
+        response = objective(pool)                    # scores (K * b, K)
+        archive.add(pool, response)
+        optimizer.tell(scores_of_own_proposals)       # (K, b)
 
     Args:
         space: Mode sizes, prior, neighbours and order of the latent.
@@ -52,24 +54,22 @@ class Optimizer(ABC):
         """Learn from the scores of the batch asked last.
 
         Args:
-            scores: `(K, K * b)`, row k = what neuron k answered to every proposal, in the order
-                of `ask().flatten(0, 1)`; what is not finite (not shown, say) counts as -inf.
+            scores: `(K, b)`, what each neuron answered to its own proposals; what is not finite
+                (not shown, say) counts as -inf.
 
         Raises:
             ValueError: If the shape is another one.
         """
         if not self._is_waiting:
             raise RuntimeError("Optimizer.tell was called without Optimizer.ask.")
-        wanted = (self.num_neurons, self.num_neurons * self.batch)
+        wanted = (self.num_neurons, self.batch)
         if tuple(scores.shape) != wanted:
             raise ValueError(
-                f"Argument `scores` must have the shape (neurons, neurons * batch) = {wanted}, "
-                f"but got {tuple(scores.shape)}."
+                f"Argument `scores` must have the shape (neurons, batch) = {wanted}, but got "
+                f"{tuple(scores.shape)}."
             )
         self._is_waiting = False
-        blocks = scores.view(self.num_neurons, self.num_neurons, self.batch)
-        own = blocks.diagonal(dim1=0, dim2=1).T  # (K, b): what each neuron's own proposals scored
-        self._learn(own.where(own.isfinite(), -torch.inf))
+        self._learn(scores.where(scores.isfinite(), -torch.inf))
 
     @abstractmethod
     def _propose(self) -> Tensor:

@@ -104,8 +104,9 @@ class EliteTT(Optimizer):
         shares = (counts * weights[..., None]).sum(1)
         shares = shares / shares.sum(1, keepdim=True).clamp_min(1e-30)
         pace = pace * (shares.sum(1) > 0)
-        self.mix = torch.lerp(self.mix, shares, pace[:, None]).clamp_min(0.02)
-        self.mix /= self.mix.sum(1, keepdim=True)
+        moved = torch.lerp(self.mix, shares, pace[:, None]).clamp_min(0.02)
+        moved /= moved.sum(1, keepdim=True)
+        self.mix = torch.where(pace[:, None] > 0, moved, self.mix)
 
     def _around(self, centre: Tensor) -> Tensor:
         """Draw each proposal's own rate `(K, b)`, log-normal around its neuron's centre."""
