@@ -15,7 +15,7 @@ from spikelens.am.natural import natural_images
 from spikelens.am.neurons import Neuron
 from spikelens.am.optimizers.base import Optimizer
 from spikelens.am.probe import Probe, SearchPlan, find_neurons, probe_neurons
-from spikelens.data.arguments import require_integers
+from spikelens.arguments import require_integers
 from spikelens.generators.base import Generator, check_points
 from spikelens.report.figures import filmstrip, layer_panel
 from spikelens.report.progress import SearchBar

@@ -3,7 +3,7 @@
 import lightning as L
 import torch
 
-from spikelens.data.arguments import require_integers
+from spikelens.arguments import require_integers
 
 
 class EpochSeed(L.Callback):

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from spikelens.am.objective import unit_range
-from spikelens.data.arguments import require_integers
+from spikelens.arguments import require_integers
 from spikelens.models.vqvae import VQVAE
 from spikelens.report.figures import image_grid
 from spikelens.report.tensorboard import log_picture, save_picture

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from spikelens.am.activations import Response
+from spikelens.arguments import require_integers
 
 
 class Archive:
@@ -33,10 +34,7 @@ class Archive:
         capacity: int = 32,
         device: torch.device | str = "cpu",
     ) -> None:
-        sizes = {"num_neurons": num_neurons, "num_modes": num_modes, "capacity": capacity}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"Argument `{name}` must be a positive integer, but got {size}.")
+        require_integers(1, num_neurons=num_neurons, num_modes=num_modes, capacity=capacity)
         self.indices = torch.zeros(
             num_neurons, capacity, num_modes, dtype=torch.int64, device=device
         )

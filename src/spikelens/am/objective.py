@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from spikelens.am.activations import Recorder, Response
+from spikelens.arguments import require_integers
 from spikelens.generators.base import Generator
 
 
@@ -26,8 +27,7 @@ class Objective:
     """
 
     def __init__(self, generator: Generator, recorder: Recorder, chunk: int = 64) -> None:
-        if chunk < 1:
-            raise ValueError(f"Argument `chunk` must be a positive integer, but got {chunk}.")
+        require_integers(1, chunk=chunk)
         self.generator, self.recorder, self.chunk = generator, recorder, chunk
         self.device = next(recorder.network.parameters()).device
 

@@ -13,7 +13,7 @@ from spikelens.am.neurons import Neuron, parse_neurons
 from spikelens.am.objective import Objective, unit_range
 from spikelens.am.optimizers.base import Optimizer
 from spikelens.am.search import Progress, SearchResult, maximize
-from spikelens.data.arguments import require_integers
+from spikelens.arguments import require_integers
 from spikelens.generators.base import Generator, check_fit, check_points
 from spikelens.selectivity import Selectivity, measure
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from spikelens.am.activations import Response
 from spikelens.am.archive import Archive
 from spikelens.am.optimizers.base import Optimizer
+from spikelens.arguments import require_integers
 
 Progress = Callable[[int, int, float], None]
 
@@ -77,8 +78,7 @@ def maximize(
     Raises:
         ValueError: If the budget is not positive.
     """
-    if budget < 1:
-        raise ValueError(f"Argument `budget` must be a positive integer, but got {budget}.")
+    require_integers(1, budget=budget)
     began = time.perf_counter()
     num_neurons = len(archive.scores)
     left = torch.full((num_neurons,), budget)

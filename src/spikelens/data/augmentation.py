@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from spikelens.data.arguments import require_integers
+from spikelens.arguments import require_integers
 
 
 class Augmentation(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from spikelens.data.arguments import require_integers
+from spikelens.arguments import require_integers
 from spikelens.data.augmentation import Augmentation
 
 Batch = tuple[Tensor, Tensor]

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from spikelens.data.arguments import require_integers
+from spikelens.arguments import require_integers
 from spikelens.data.base import ImageData, Split
 
 CLASSES = (

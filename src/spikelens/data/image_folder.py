@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from spikelens.data.arguments import require_fractions, require_integers
+from spikelens.arguments import require_fractions, require_integers
 from spikelens.data.base import ImageData, Split
 from spikelens.data.image_decoding import Decoded, decode_files
 from spikelens.data.image_files import ImageFile, ImageFiles, assign_splits, find_image_files

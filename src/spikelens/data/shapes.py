@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikelens.data.arguments import require_integers
+from spikelens.arguments import require_integers
 from spikelens.data.base import ImageData, Split
 from spikelens.data.shape_distance import SHAPES
 from spikelens.data.shape_drawing import Scenes, draw, sample_scenes

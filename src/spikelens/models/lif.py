@@ -7,6 +7,8 @@ import snntorch
 import torch
 from torch import Tensor, nn
 
+from spikelens.arguments import require_integers
+
 
 class Scan(NamedTuple):
     """What a layer did over all time steps.
@@ -51,10 +53,7 @@ class LIF(nn.Module):
         reset: str = "subtract",
     ) -> None:
         super().__init__()
-        if num_steps < 1:
-            raise ValueError(
-                f"Argument `num_steps` must be a positive integer, but got {num_steps}."
-            )
+        require_integers(1, num_steps=num_steps)
         if not 0.0 <= beta <= 1.0:
             raise ValueError(f"Argument `beta` must lie in [0, 1], but got {beta}.")
         if threshold <= 0.0:

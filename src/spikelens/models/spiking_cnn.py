@@ -52,6 +52,19 @@ class SpikingCNN(nn.Module):
         return signal
 
 
+def _layers(
+    num_steps: int, beta: float, threshold: float, surrogate: Surrogate | None
+) -> Callable[..., SpikingLayer]:
+    """Return a function that puts neurons of one kind behind a chain of synapse modules."""
+
+    def layer(*synapse: nn.Module) -> SpikingLayer:
+        return SpikingLayer(
+            nn.Sequential(*synapse), num_steps, beta=beta, threshold=threshold, surrogate=surrogate
+        )
+
+    return layer
+
+
 def csnn(
     in_channels: int,
     image_size: int,
@@ -88,10 +101,7 @@ def csnn(
             f"Argument `image_size` must be at least 16 for csnn, but got {image_size}."
         )
 
-    def layer(*synapse: nn.Module) -> SpikingLayer:
-        return SpikingLayer(
-            nn.Sequential(*synapse), num_steps, beta=beta, threshold=threshold, surrogate=surrogate
-        )
+    layer = _layers(num_steps, beta, threshold, surrogate)
 
     return SpikingCNN(
         {
@@ -140,10 +150,7 @@ def small(
             f"Argument `image_size` must be at least 8 for small, but got {image_size}."
         )
 
-    def layer(*synapse: nn.Module) -> SpikingLayer:
-        return SpikingLayer(
-            nn.Sequential(*synapse), num_steps, beta=beta, threshold=threshold, surrogate=surrogate
-        )
+    layer = _layers(num_steps, beta, threshold, surrogate)
 
     def convolution(channels: int, units: int) -> SpikingLayer:
         return layer(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from spikelens.am.archive import Archive
+from spikelens.arguments import require_integers
 from spikelens.generators.base import LatentSpace
 
 
@@ -33,8 +34,7 @@ class Optimizer(ABC):
     def __init__(
         self, space: LatentSpace, archive: Archive, *, seed: int = 0, batch: int = 10
     ) -> None:
-        if batch < 1:
-            raise ValueError(f"Argument `batch` must be a positive integer, but got {batch}.")
+        require_integers(1, batch=batch)
         self.space, self.archive, self.batch = space, archive, batch
         self.num_neurons = len(archive.scores)
         self.device = archive.scores.device

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from spikelens.am.archive import Archive
 from spikelens.am.optimizers.base import Optimizer
+from spikelens.arguments import require_integers
 from spikelens.generators.base import LatentSpace
 
 _KEEP = -1  # kind of a symbol that was not mutated; kinds 0, 1, 2: neighbour, prior, uniform
@@ -181,8 +182,7 @@ def _check(
     learning_rate: float,
     spread: float,
 ) -> None:
-    if num_elites < 1:
-        raise ValueError(f"Argument `num_elites` must be a positive integer, but got {num_elites}.")
+    require_integers(1, num_elites=num_elites)
     for name, rate in (("switch", switch), ("learning_rate", learning_rate)):
         if not 0.0 <= rate <= 1.0:
             raise ValueError(f"Argument `{name}` must lie in [0, 1], but got {rate}.")

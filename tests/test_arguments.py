@@ -1,6 +1,6 @@
 import pytest
 
-from spikelens.data.arguments import require_fractions, require_integers
+from spikelens.arguments import require_fractions, require_integers
 
 
 def test_values_in_range_pass():

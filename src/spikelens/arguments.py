@@ -1,4 +1,4 @@
-"""Checks of constructor arguments, with one wording for all data modules."""
+"""Checks of constructor arguments, with one wording for all."""
 
 
 def require_integers(least: int, **values: object) -> None:
