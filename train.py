@@ -47,7 +47,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(cfg: DictConfig) -> None:
     """Train, then say what came out and where it lies."""
-    with one_sentence_errors():
+    with one_sentence_errors(cfg.folder):
         print_closing(train(cfg), cfg.folder)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import Bars
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -176,3 +177,10 @@ def test_a_probe_is_printed_and_written(probe, tmp_path, capsys):
 def test_a_probe_makes_its_folder(probe, tmp_path, capsys):
     report_probe(probe, tmp_path / "new" / "folder")
     assert (tmp_path / "new" / "folder" / "neurons.csv").is_file()
+
+
+def test_an_interrupted_run_says_how_to_go_on(capsys):
+    with pytest.raises(SystemExit) as caught, one_sentence_errors("logs/run"):
+        raise SIGTERMException
+    assert caught.value.code == 143
+    assert "ckpt_path=logs/run/checkpoints/last.ckpt" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 from spikelens.am.probe import Probe
@@ -17,16 +18,26 @@ from spikelens.tracking import rows_of
 
 _USER_ERRORS = (ValueError, FileNotFoundError, ConnectionError, MisconfigurationException)
 
+_SIGTERM_STATUS = 128 + 15
+
 
 @contextmanager
-def one_sentence_errors() -> Iterator[None]:
+def one_sentence_errors(folder: str | Path | None = None) -> Iterator[None]:
     """End the program with the message alone where the user's input is at fault.
 
     Hydra wraps what a constructor raises; the cause is what counts. With `HYDRA_FULL_ERROR=1` in
-    the environment the traceback is shown.
+    the environment the traceback is shown. A run that SIGTERM ended says how to go on and exits
+    with 143, as shells expect.
+
+    Args:
+        folder: Where the run keeps its `checkpoints`.
     """
     try:
         yield
+    except SIGTERMException:
+        last = Path(folder or ".") / "checkpoints" / "last.ckpt"
+        print(f"Interrupted. To go on: the same command with ckpt_path={last}", file=sys.stderr)
+        sys.exit(_SIGTERM_STATUS)
     except Exception as error:
         cause = error.__cause__ if error.__cause__ is not None else error
         mistakes = [one for one in (error, cause) if _is_mistake(one)]
