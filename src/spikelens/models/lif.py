@@ -71,13 +71,16 @@ class LIF(nn.Module):
         """Integrate a current and fire.
 
         Args:
-            current: Input current, `(T, N, ...)`, or `(1, N, ...)` for a constant one.
+            current: Input current, `(T, N, units, ...)`, or `(1, N, ...)` for a constant one.
 
         Returns:
-            The spikes and the mean membrane potential.
+            The spikes and the mean membrane potential, in that shape; units last in memory.
         """
-        steps = current.expand(self.num_steps, *current.shape[1:])
-        return self._learn(steps) if torch.is_grad_enabled() else self._count(steps)
+        # Units last in memory, as the convolutions before and behind run fastest.
+        steps = current.expand(self.num_steps, *current.shape[1:]).movedim(2, -1)
+        scan = self._learn if torch.is_grad_enabled() else self._count
+        spikes, membrane = scan(steps)
+        return Scan(spikes.movedim(-1, 2), None if membrane is None else membrane.movedim(-1, 1))
 
     def _learn(self, steps: Tensor) -> Scan:
         """Scan by snntorch, with its surrogate gradient."""
