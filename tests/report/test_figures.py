@@ -29,12 +29,16 @@ def corner_of(picture, colour, side):
     return int(columns.min()), int(rows.min())
 
 
+def probe_of(network, natural, neurons):
+    plan = SearchPlan(budget=5, num_starts=2)
+    optimizer = functools.partial(RandomSearch, batch=2)
+    return probe_neurons(network, Bars(side=8), neurons, natural, optimizer, plan)
+
+
 @pytest.fixture
 def grey_probe(tiny_network, natural):
     neurons = [Neuron("conv1", 0), Neuron("conv1", 1), Neuron("conv1", 2), Neuron("fc1", 3)]
-    plan = SearchPlan(budget=5, num_starts=2)
-    optimizer = functools.partial(RandomSearch, batch=2)
-    return probe_neurons(tiny_network, Bars(side=8), neurons, natural, optimizer, plan)
+    return probe_of(tiny_network, natural, neurons)
 
 
 @pytest.fixture
@@ -146,6 +150,20 @@ def test_a_filmstrip_has_a_row_a_neuron_and_a_column_an_epoch(probe):
     assert corner_of(strip, CYAN, side) == (left + right, top + down)
     assert corner_of(strip, PINK, side) == (left + 2 * right, top + down)
     assert (to_tensor(strip) == flat((255, 255, 0), 1)).all(0).sum() == 0  # third natural image
+
+
+def test_many_neurons_over_few_epochs_stand_side_by_side(tiny_network, natural):
+    many = probe_of(tiny_network, natural, [Neuron("fc1", unit) for unit in range(22)])
+    stimuli = torch.zeros(22, 3, 2, 2)
+    stimuli[10], stimuli[11] = flat(RED) / 255, flat(GREEN) / 255
+    history = History()
+    history.append(dataclasses.replace(many, stimuli=stimuli), epoch=0, start=None)
+    strip = filmstrip(history, torch.zeros(22, 1, 3, 2, 2, dtype=torch.uint8), side=20)
+    # Two columns of 26 and 22 rows of 39: sixteen times as tall as wide, so four blocks.
+    block = 76 + 2 * 26
+    assert strip.size == (6 + 4 * block, 36 + 6 * 39)
+    assert corner_of(strip, RED, 20) == (82 + block, 36 + 4 * 39)
+    assert corner_of(strip, GREEN, 20) == (82 + block, 36 + 5 * 39)
 
 
 def test_a_grid_of_rows_of_different_lengths():

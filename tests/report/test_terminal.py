@@ -179,8 +179,15 @@ def test_a_probe_makes_its_folder(probe, tmp_path, capsys):
     assert (tmp_path / "new" / "folder" / "neurons.csv").is_file()
 
 
-def test_an_interrupted_run_says_how_to_go_on(capsys):
-    with pytest.raises(SystemExit) as caught, one_sentence_errors("logs/run"):
+@pytest.mark.parametrize("is_saved", [True, False])
+def test_an_interrupted_run_says_how_to_go_on(tmp_path, capsys, is_saved):
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    if is_saved:
+        last.parent.mkdir()
+        last.touch()
+    with pytest.raises(SystemExit) as caught, one_sentence_errors(tmp_path):
         raise SIGTERMException
     assert caught.value.code == 143
-    assert "ckpt_path=logs/run/checkpoints/last.ckpt" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert (f"ckpt_path={last}" in said) == is_saved
+    assert ("Nothing was saved" in said) != is_saved

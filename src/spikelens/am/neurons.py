@@ -1,4 +1,4 @@
-"""Neurons by name: `conv2:7`, `conv2:0-15`, `fc1:*`, `conv1:3@centre`."""
+"""Neurons by name: `conv2:7`, `conv2:0-15`, `fc1:*`, `conv1:3@centre`, `*:0-7`."""
 
 import math
 import re
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 READOUTS = ("mean", "centre", "max", "membrane")
-_NAME = re.compile(r"(?P<layer>[\w.]+):(?P<units>\*|\d+(-\d+)?)(@(?P<readout>\w+))?")
+_NAME = re.compile(r"(?P<layer>[\w.]+|\*):(?P<units>\*|\d+(-\d+)?)(@(?P<readout>\w+))?")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ def parse_neurons(names: str | Iterable[str], num_units: Mapping[str, int]) -> l
 
     Args:
         names: One name or several: `layer:unit`, `layer:first-last` (inclusive) or `layer:*`,
-            each with an optional `@readout`.
+            each with an optional `@readout`. The layer `*` stands for every layer, and takes
+            those of the units that the layer has.
         num_units: Units of each spiking layer the network has.
 
     Returns:
@@ -68,7 +69,7 @@ def _parse(name: str, num_units: Mapping[str, int]) -> list[Neuron]:
             f"conv1:3@centre, but got {name!r}."
         )
     layer, readout = match["layer"], match["readout"] or "mean"
-    if layer not in num_units:
+    if layer != "*" and layer not in num_units:
         listed = ", ".join(f"{known} (0-{units - 1})" for known, units in num_units.items())
         raise ValueError(
             f"Argument `neurons` must name a spiking layer of the network: {listed}; got {name!r}."
@@ -77,7 +78,16 @@ def _parse(name: str, num_units: Mapping[str, int]) -> list[Neuron]:
         raise ValueError(
             f"Argument `neurons` must read out {', '.join(READOUTS)}, but got {name!r}."
         )
-    return [Neuron(layer, unit, readout) for unit in _units(match["units"], name, num_units[layer])]
+    if layer != "*":
+        units = _units(match["units"], name, num_units[layer])
+        return [Neuron(layer, unit, readout) for unit in units]
+    units = _units(match["units"], name, max(num_units.values()))
+    return [
+        Neuron(layer, unit, readout)
+        for layer, count in num_units.items()
+        for unit in units
+        if unit < count
+    ]
 
 
 def _units(units: str, name: str, count: int) -> range:
@@ -87,7 +97,7 @@ def _units(units: str, name: str, count: int) -> range:
     chosen = range(int(first), int(last or first) + 1)
     if not chosen or chosen[-1] >= count:
         raise ValueError(
-            f"Argument `neurons` must name units from 0 to {count - 1} in that layer, "
+            f"Argument `neurons` must name units from 0 to {count - 1} there, "
             f"first before last, but got {name!r}."
         )
     return chosen

@@ -1,5 +1,6 @@
 """Pictures of stimuli: a layer's panel, a generator's samples, the filmstrip neuron x epoch."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -46,6 +47,8 @@ def layer_panel(probe: Probe, layer: str, columns: int = 4, side: int = 96) -> I
 def filmstrip(history: History, natural: Tensor, side: int = 64) -> Image.Image:
     """Draw how stimuli change over epochs: a row a neuron, a column an epoch.
 
+    Many neurons over few epochs stand in blocks side by side, so that the strip is about square.
+
     Args:
         history: The probes, with the activation written below each stimulus.
         natural: The neurons' best natural images now, uint8 `(K, m, C, H, W)`; the first two
@@ -57,22 +60,25 @@ def filmstrip(history: History, natural: Tensor, side: int = 64) -> Image.Image:
     """
     names, epochs, natural = history.names, history.epochs, natural[:, :2]
     activations = history.activations
-    columns = len(epochs) + natural.shape[1]
-    page = _Page(columns, len(names), (side, side + _LINE), margin=76, header=_LINE)
+    columns, cell = len(epochs) + natural.shape[1], (side, side + _LINE)
+    blocks = max(1, math.isqrt(len(names) * (cell[1] + _GAP) // (columns * (side + _GAP))))
+    rows = -(-len(names) // blocks)
+    page = _Page(columns, rows, cell, margin=76, header=_LINE, blocks=blocks)
     page.title("optimal stimulus by epoch, then the best natural images of the last epoch")
-    for column in range(columns):
-        is_natural = column >= len(epochs)
-        heading = "natural" if is_natural else f"epoch {epochs[column]}"
-        page.write(page.corner(column, 0)[0], page.corner(0, 0)[1] - _LINE, heading, _INK)
-        for row in range(len(names)):
-            x, y = page.corner(column, row)
-            if is_natural:
-                page.paste(natural[row, column - len(epochs)], x, y, side)
+    headings = [*(f"epoch {epoch}" for epoch in epochs), *["natural"] * natural.shape[1]]
+    for k, name in enumerate(names):
+        block, row = divmod(k, rows)
+        x, y = page.corner(0, row, block)
+        page.write(x - 76, y + side // 2 - _LINE // 2, name, _INK)
+        for column, heading in enumerate(headings):
+            x, y = page.corner(column, row, block)
+            if row == 0:
+                page.write(x, y - _LINE, heading, _INK)
+            if column >= len(epochs):
+                page.paste(natural[k, column - len(epochs)], x, y, side)
             else:
-                page.paste(history.stimuli[column][row], x, y, side)
-                page.write(x, y + side, f"{activations[column, row]:.3f}", _FAINT)
-    for row, name in enumerate(names):
-        page.write(_GAP, page.corner(0, row)[1] + side // 2 - _LINE // 2, name, _INK)
+                page.paste(history.stimuli[column][k], x, y, side)
+                page.write(x, y + side, f"{activations[column, k]:.3f}", _FAINT)
     return page.image
 
 
@@ -101,22 +107,28 @@ def _caption(probe: Probe, k: int) -> str:
 
 
 class _Page:
-    """White paper with a grid of cells, a title and a left margin for names."""
+    """White paper with a title and blocks of cells, each with a left margin for names."""
 
     def __init__(
-        self, columns: int, rows: int, cell: tuple[int, int], margin: int = 0, header: int = 0
+        self,
+        columns: int,
+        rows: int,
+        cell: tuple[int, int],
+        margin: int = 0,
+        header: int = 0,
+        blocks: int = 1,
     ) -> None:
-        self.cell = cell
+        self.cell, self.block = cell, margin + columns * (cell[0] + _GAP)
         self.left, self.top = _GAP + margin, _GAP + _LINE + 4 + header
-        width = self.left + columns * (cell[0] + _GAP)
+        width = _GAP + blocks * self.block
         height = self.top + rows * (cell[1] + _GAP)
         self.image = Image.new("RGB", (max(width, 360), height), _PAPER)
         self._draw = ImageDraw.Draw(self.image)
         self._font = ImageFont.load_default(_FONT_SIZE)
 
-    def corner(self, column: int, row: int) -> tuple[int, int]:
+    def corner(self, column: int, row: int, block: int = 0) -> tuple[int, int]:
         return (
-            self.left + column * (self.cell[0] + _GAP),
+            self.left + block * self.block + column * (self.cell[0] + _GAP),
             self.top + row * (self.cell[1] + _GAP),
         )
 

@@ -36,7 +36,8 @@ def one_sentence_errors(folder: str | Path | None = None) -> Iterator[None]:
         yield
     except SIGTERMException:
         last = Path(folder or ".") / "checkpoints" / "last.ckpt"
-        print(f"Interrupted. To go on: the same command with ckpt_path={last}", file=sys.stderr)
+        go_on = f"To go on: the same command with ckpt_path={last}"
+        print("Interrupted.", go_on if last.is_file() else "Nothing was saved.", file=sys.stderr)
         sys.exit(_SIGTERM_STATUS)
     except Exception as error:
         cause = error.__cause__ if error.__cause__ is not None else error
