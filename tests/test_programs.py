@@ -121,7 +121,7 @@ def test_a_vqvae_of_ones_own_is_a_generator(run, tmp_path):
 @pytest.mark.parametrize(
     ("program", "arguments", "says"),
     [
-        ("train.py", ["am=enabled", "am.neurons=[conv9:0]"], "conv1 (0-23), conv2 (0-47)"),
+        ("train.py", ["am=enabled", "am.neurons=[conv9:0]"], "conv1 (0-15), conv2 (0-31)"),
         ("probe.py", ["ckpt=missing.ckpt"], "found no file missing.ckpt"),
     ],
 )
