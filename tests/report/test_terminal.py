@@ -117,6 +117,8 @@ def test_no_error_no_words(capsys):
 
 def test_closing_lines_of_a_classifier(tmp_path, capsys):
     (tmp_path / "panels").mkdir()
+    for name in ("conv1_epoch003.png", "filmstrip_epoch001.png", "filmstrip_epoch002.png"):
+        (tmp_path / "panels" / name).touch()
     (tmp_path / "checkpoints").mkdir()
     last = tmp_path / "checkpoints" / "last.ckpt"
     last.touch()
@@ -129,6 +131,7 @@ def test_closing_lines_of_a_classifier(tmp_path, capsys):
         ["val/accuracy", "0.9124"],
     ]
     assert str(tmp_path / "panels") in lines[2]
+    assert "(begin with filmstrip_epoch002.png)" in lines[2]
     assert f"python probe.py ckpt={last}" in lines[3]
     assert lines[4].endswith(f"tensorboard --logdir {tmp_path}")
     assert len(lines) == 5
@@ -140,7 +143,7 @@ def test_closing_lines_of_a_generator(tmp_path, capsys):
     last.touch()
     print_closing({"val/relative_mse": 0.1}, tmp_path)
     out = capsys.readouterr().out
-    assert f"train.py +am=enabled generator=vqvae generator.path={last}" in out
+    assert f"train.py +am=enabled data=… generator=vqvae generator.path={last}" in out
     assert "probe.py" not in out
     assert "Pictures and tables" not in out
 

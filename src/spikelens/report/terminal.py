@@ -61,12 +61,13 @@ def print_closing(metrics: Mapping[str, float], folder: str | Path) -> None:
         if not name.startswith(("am_neurons/", "rate/", "silent/")):
             print(f"  {name:<40} {metrics[name]:.4f}")
     panels = folder / "panels"
-    if panels.is_dir():
-        print(f"Pictures and tables: {panels} (begin with the last filmstrip_epoch*.png)")
+    pictures = sorted(panels.glob("filmstrip_*.png")) or sorted(panels.glob("*.png"))
+    if pictures:
+        print(f"Pictures and tables: {panels} (begin with {pictures[-1].name})")
     last = folder / "checkpoints" / "last.ckpt"
     if last.is_file():
         is_generator = "val/relative_mse" in metrics
-        use = f"train.py +am=enabled generator=vqvae generator.path={last}"
+        use = f"train.py +am=enabled data=… generator=vqvae generator.path={last}"
         print(f"Use it: python {use if is_generator else f'probe.py ckpt={last}'}")
     print(f"Curves and panels: tensorboard --logdir {folder}")
 
