@@ -37,20 +37,22 @@ def probe(cfg: DictConfig) -> Probe:
     run = OmegaConf.create(checkpoint.config)
     if "am" not in run:  # its ${generator} and ${seed} become the run's
         run.am = hydra.compose("train", ["+am=enabled"]).am
-    am = run.am
     places = {"budget": "search.budget", "seed": "search.seed"}
     for key in ("neurons", "generator", "num_natural", "budget", "seed"):
         if cfg.get(key) is not None:
-            OmegaConf.update(am, places.get(key, key), cfg[key], merge=False)
+            OmegaConf.update(run.am, places.get(key, key), cfg[key], merge=False)
+    am = OmegaConf.to_container(run.am, resolve=True)
     network, data = rebuild(checkpoint)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network, generator = network.to(device), instantiate(am.generator).to(device)
-    neurons = find_neurons(network, generator, am.neurons, data.spec.image_shape)
-    natural, optimizer = natural_images(data, am.num_natural), instantiate(am.optimizer)
+    is_gpu = torch.cuda.is_available() and run.trainer.accelerator != "cpu"
+    device = torch.device("cuda" if is_gpu else "cpu")
+    network, generator = network.to(device), instantiate(am["generator"]).to(device)
+    optimizer = instantiate(am["optimizer"], _convert_="all")
+    neurons = find_neurons(network, generator, am["neurons"], data.spec.image_shape, optimizer)
+    natural = natural_images(data, am["num_natural"])
     # What the run started from are points of its own generator's latent.
     start = None if cfg.get("generator") else checkpoint.start_of([str(n) for n in neurons])
     with SearchBar("AM") as bar:
-        plan = instantiate(am.search)
+        plan = instantiate(am["search"])
         return probe_neurons(network, generator, neurons, natural, optimizer, plan, start, bar.show)
 
 

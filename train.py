@@ -15,17 +15,22 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from spikelens.allocator import keep_freed_memory
+from spikelens.checkpoints import check_resumable
 from spikelens.report.terminal import one_sentence_errors, print_closing
-from spikelens.weights import ship_weights
+from spikelens.weights import ship_weights, weights_path
 
 
 def train(cfg: DictConfig) -> dict[str, float]:
     """Fit and test what the configuration describes; return the last value of each metric."""
+    if cfg.export:
+        weights_path(cfg.export)
     L.seed_everything(cfg.seed, verbose=False)
     data = instantiate(cfg.data)
     data.prepare_data()
     data.setup()
     model = instantiate(cfg.model, _partial_=True, _convert_="all")(images=data.spec)
+    if cfg.ckpt_path:
+        check_resumable(cfg.ckpt_path, model)
     # The checkpoint carries the whole configuration: probe.py rebuilds the run from it alone.
     model.save_hyperparameters(OmegaConf.to_container(cfg, resolve=True))
     callbacks = [*cfg.callbacks.values(), *([cfg.am] if "am" in cfg else [])]

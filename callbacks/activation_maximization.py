@@ -38,6 +38,7 @@ class ActivationMaximizationCallback(L.Callback):
     - `am/fraction_silent/<layer>`: neurons that nothing made spike, in [0, 1] (layers only).
     - pictures `am/<layer>` (stimuli beside natural images) and `am/filmstrip`.
 
+    Neurons that are not read by their mean rate are averaged apart: `am/activation/<layer>.max`.
     The pictures, and a table of all neurons and epochs, are saved under `folder` too.
 
     Args:
@@ -53,7 +54,7 @@ class ActivationMaximizationCallback(L.Callback):
 
     Raises:
         ValueError: If an argument is out of its range; in `setup`, if the network has no such
-            neuron, or the generator does not fit the data.
+            neuron, the generator does not fit the data, or the optimizer refuses its settings.
     """
 
     def __init__(
@@ -76,14 +77,18 @@ class ActivationMaximizationCallback(L.Callback):
         self.folder = None if folder is None else Path(folder)
         self.history = History()
         self.neurons: list[Neuron] = []
+        self.stage = ""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Check neurons, generator and data before anything is trained."""
+        """Check neurons, generator, data and optimizer before anything is trained."""
+        self.stage = stage
         if stage != "fit":
             return
         self.natural = natural_images(trainer.datamodule, self.num_natural)  # type: ignore[attr-defined]
         shape = trainer.datamodule.spec.image_shape  # type: ignore[attr-defined]
-        self.neurons = find_neurons(_network(pl_module), self.generator, self.names, shape)
+        self.neurons = find_neurons(
+            _network(pl_module), self.generator, self.names, shape, self.optimizer
+        )
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Probe and log."""
@@ -101,45 +106,47 @@ class ActivationMaximizationCallback(L.Callback):
                 start,
                 bar.show,
             )
-        self._log(
-            trainer, pl_module, probe, self.history.append(probe, trainer.current_epoch, start)
-        )
+        rows = self.history.append(probe, trainer.current_epoch, start)
+        self._log(trainer, pl_module, probe, rows)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history, so that a resumed run goes on with it."""
         return self.history.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the history of an interrupted run.
+        """Take the history of an interrupted run; one that only tests or validates needs none.
 
         Raises:
             ValueError: If that run watched other neurons, or searched another latent.
         """
+        if self.stage != "fit":
+            return
         self.history.load_state_dict(state_dict, self.neurons)
         check_points(self.generator, self.history.elites)
 
     def _log(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        probe: Probe,
-        rows: Sequence[Row],
+        self, trainer: L.Trainer, pl_module: L.LightningModule, probe: Probe, rows: Sequence[Row]
     ) -> None:
         for layer, means in layer_means(rows).items():
-            pl_module.log_dict({f"am/{name}/{layer}": value for name, value in means.items()})
-            self._show(trainer, layer, layer_panel(probe, layer))
+            pl_module.log_dict({_tag("am", name, layer): value for name, value in means.items()})
         for row in rows:
             for name in MEASURES:
-                tag = row.neuron.replace(":", ".").replace("@", ".")
-                pl_module.log(f"am_neurons/{name}/{tag}", getattr(row, name))
+                pl_module.log(_tag("am_neurons", name, row.neuron), getattr(row, name))
+        epoch = f"_epoch{trainer.current_epoch:03d}"
+        for layer in dict.fromkeys(neuron.layer for neuron in self.neurons):
+            self._show(trainer, layer, layer_panel(probe, layer), epoch)
         self._show(trainer, "filmstrip", filmstrip(self.history, probe.natural_top))
         if self.folder is not None and trainer.is_global_zero:
             write_rows(self.history.rows, self.folder / "neurons")
 
-    def _show(self, trainer: L.Trainer, name: str, picture: Image.Image) -> None:
+    def _show(self, trainer: L.Trainer, name: str, picture: Image.Image, suffix: str = "") -> None:
         log_picture(trainer.loggers, f"am/{name}", picture, trainer.global_step - 1)
         if self.folder is not None and trainer.is_global_zero:
-            save_picture(picture, self.folder / f"{name}_epoch{trainer.current_epoch:03d}.png")
+            save_picture(picture, self.folder / f"{name}{suffix}.png")
+
+
+def _tag(*parts: str) -> str:
+    return "/".join(parts).replace(":", ".").replace("@", ".")
 
 
 def _network(module: nn.Module) -> nn.Module:

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from spikelens.am.objective import unit_range
 from spikelens.arguments import require_integers
+from spikelens.data.base import unit_range
 from spikelens.models.vqvae import VQVAE
 from spikelens.report.figures import image_grid
 from spikelens.report.tensorboard import log_picture, save_picture

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from spikelens.checkpoints import Checkpoint, read_checkpoint
+from spikelens.checkpoints import Checkpoint, check_resumable, read_checkpoint
 
 HISTORY = {
     "epochs": [0, 1],
@@ -199,6 +199,15 @@ def test_the_network_is_the_module_s_own_in_evaluation_mode(save):
     assert not module.network[0].training
 
 
+def test_training_goes_on_only_from_a_checkpoint_of_the_same_module(save, tmp_path):
+    path = save(content())
+    check_resumable(path, nn.Linear(3, 2))
+    with pytest.raises(ValueError, match="weights must fit the model"):
+        check_resumable(path, nn.Linear(4, 2))
+    with pytest.raises(FileNotFoundError, match="`ckpt_path` must be a checkpoint, but found no"):
+        check_resumable(tmp_path / "none.ckpt", nn.Linear(3, 2))
+
+
 def test_a_module_without_a_network_cannot_be_probed(save):
     found, other = read_checkpoint(save(content())), nn.Linear(3, 2)
     with pytest.raises(ValueError, match="of a spiking classifier, but it is that of a Linear"):
@@ -227,5 +236,5 @@ def test_weights_are_loaded_into_what_they_fit(save):
     found.load_into(module)
     assert torch.equal(module.weight, torch.ones(2, 3))
     for other in (nn.Linear(4, 2), nn.Linear(3, 2, bias=False), nn.Sequential(nn.Linear(3, 2))):
-        with pytest.raises(ValueError, match="weights must fit its configuration"):
+        with pytest.raises(ValueError, match="weights must fit the model"):
             found.load_into(other)

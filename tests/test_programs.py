@@ -57,7 +57,7 @@ def test_training_leaves_metrics_pictures_tables_and_checkpoints(run):
         assert name in metrics
     assert (folder / "checkpoints" / "last.ckpt").is_file()
     names = {path.name for path in (folder / "panels").iterdir()}
-    assert {"conv1_epoch001.png", "filmstrip_epoch001.png", "neurons.csv"} <= names
+    assert {"conv1_epoch001.png", "filmstrip.png", "neurons.csv"} <= names
     table = pyarrow.parquet.read_table(folder / "panels" / "neurons.parquet").to_pylist()
     assert len(table) == 2 * 6
     mean = sum(row["activation"] for row in table[6:9]) / 3

@@ -49,7 +49,7 @@ class Checkpoint:
             module.load_state_dict(self.weights)
         except RuntimeError as error:
             raise ValueError(
-                f"The checkpoint's weights must fit its configuration, but {_one_line(error)}"
+                f"The checkpoint's weights must fit the model, but {_one_line(error)}"
             ) from error
 
     def network_of(self, module: nn.Module) -> nn.Module:
@@ -88,22 +88,44 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         ValueError: If it is no such checkpoint, or its configuration names a class or function
             that no run of train.py needs.
     """
+    checkpoint = _read(path, "ckpt")
+    # Logger, trainer and their callbacks are Lightning's; a probe never builds them.
+    built = {name: part for name, part in checkpoint.config.items() if name not in _NEVER_BUILT}
+    for target in _untrusted(built):
+        raise ValueError(
+            f"Argument `ckpt` must name only parts of Spikelens, but {path} names {target}."
+        )
+    return checkpoint
+
+
+def check_resumable(path: str | Path, module: nn.Module) -> None:
+    """Refuse a checkpoint that the training of a module cannot go on from.
+
+    Args:
+        path: A `.ckpt` file written by train.py.
+        module: What is to be trained; it takes the checkpoint's weights.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no such checkpoint, or that of another module.
+    """
+    _read(path, "ckpt_path").load_into(module)
+
+
+def _read(path: str | Path, argument: str) -> Checkpoint:
     if not Path(path).is_file():
-        raise FileNotFoundError(f"Argument `ckpt` must be a checkpoint, but found no file {path}.")
+        raise FileNotFoundError(
+            f"Argument `{argument}` must be a checkpoint, but found no file {path}."
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         config, weights, epoch = (content[k] for k in ("hyper_parameters", "state_dict", "epoch"))
         config["model"]["_target_"]
     except Exception as error:
         raise ValueError(
-            f"Argument `ckpt` must be a checkpoint written by train.py, but {path} is not one."
+            f"Argument `{argument}` must be a checkpoint written by train.py, but {path} is not "
+            "one."
         ) from error
-    # Logger, trainer and their callbacks are Lightning's; a probe never builds them.
-    built = {name: part for name, part in config.items() if name not in _NEVER_BUILT}
-    for target in _untrusted(built):
-        raise ValueError(
-            f"Argument `ckpt` must name only parts of Spikelens, but {path} names {target}."
-        )
     states = [
         state
         for name, state in content.get("callbacks", {}).items()

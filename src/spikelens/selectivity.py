@@ -27,16 +27,21 @@ class Selectivity:
     is_silent: Tensor
 
 
-def measure(responses: Tensor, labels: Tensor, num_classes: int) -> Selectivity:
+def measure(
+    responses: Tensor, labels: Tensor, num_classes: int, is_rate: Tensor | None = None
+) -> Selectivity:
     """Measure the selectivity of K neurons.
 
     High selectivity is no merit: networks that are kept from it classify as well (Leavitt &
     Morcos 2020).
 
     Args:
-        responses: Spike rates, not negative, `(N, K)`.
+        responses: `(N, K)`.
         labels: Class of each image, int64 `(N,)` in [0, num_classes).
         num_classes: Number of classes C; those without an image are left out.
+        is_rate: Whether a neuron's responses are spike rates, not negative, bool `(K,)`; None for
+            all. Index and sparseness of others, membrane potentials say, are NaN, and they are
+            never silent.
 
     Returns:
         The measures of each neuron.
@@ -49,15 +54,16 @@ def measure(responses: Tensor, labels: Tensor, num_classes: int) -> Selectivity:
             f"Argument `labels` must hold a label for each of the {len(responses)} responses, "
             f"but got {len(labels)}."
         )
-    responses, labels = responses.detach().double().cpu(), labels.cpu()
+    responses, labels = responses.detach().cpu().double(), labels.cpu()
     means = class_means(responses, labels, num_classes)
-    is_silent = responses.amax(0) <= 0
-    preferred = means.nan_to_num(-1.0).argmax(0)
+    rate = torch.ones(responses.shape[1], dtype=torch.bool) if is_rate is None else is_rate.cpu()
+    is_silent = rate & (responses.amax(0) <= 0)
+    preferred = means.nan_to_num(-torch.inf).argmax(0)
     return Selectivity(
         preferred=preferred.masked_fill(is_silent, -1),
-        class_selectivity=class_selectivity_index(means).float(),
+        class_selectivity=class_selectivity_index(means).where(rate, torch.nan).float(),
         auroc=auroc(responses, labels, preferred).masked_fill(is_silent, torch.nan).float(),
-        lifetime_sparseness=lifetime_sparseness(responses).float(),
+        lifetime_sparseness=lifetime_sparseness(responses).where(rate, torch.nan).float(),
         is_silent=is_silent,
     )
 

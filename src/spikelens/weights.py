@@ -26,9 +26,7 @@ def ship_weights(
     Raises:
         ValueError: If the path has another suffix.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"Argument `export` must be a .safetensors file, but got {path}.")
+    path = weights_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
     content = safetensors.torch.save(state)
@@ -43,6 +41,18 @@ def ship_weights(
     }
     path.write_bytes(content)
     path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
+
+
+def weights_path(path: str | Path) -> Path:
+    """Return where weights are to be written.
+
+    Raises:
+        ValueError: If the suffix is not `.safetensors`.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"Argument `export` must be a .safetensors file, but got {path}.")
+    return path
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:

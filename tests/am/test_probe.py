@@ -92,10 +92,56 @@ def test_saturation_ends_a_search(tiny_network, natural):
 
 
 def test_neurons_are_found_only_if_the_generator_fits(tiny_network):
-    found = find_neurons(tiny_network, GENERATOR, "conv3:*", (1, 8, 8))
+    found = find_neurons(tiny_network, GENERATOR, "conv3:*", (1, 8, 8), EliteTT)
     assert len(found) == 8
     with pytest.raises(ValueError, match=r"\(3, 8, 8\), but Bars draws \(1, 8, 8\)"):
-        find_neurons(tiny_network, GENERATOR, "conv3:*", (3, 8, 8))
+        find_neurons(tiny_network, GENERATOR, "conv3:*", (3, 8, 8), EliteTT)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "says"),
+    [
+        (partial(Protes, preset="tt-b"), "`preset` must be one of tt, tt_s"),
+        (partial(EliteTT, batch=0), "`batch` must be a positive integer"),
+        (partial(EliteTT, btach=3), "only settings it knows, but .* argument 'btach'"),
+    ],
+)
+def test_wrong_settings_of_an_optimizer_show_before_any_work(tiny_network, optimizer, says):
+    with pytest.raises(ValueError, match=says):
+        find_neurons(tiny_network, GENERATOR, "conv3:*", (1, 8, 8), optimizer)
+
+
+def test_progress_counts_every_image_from_the_first_chunk_on(tiny_network, natural):
+    seen = []
+    plan = SearchPlan(budget=6, num_starts=2, chunk=7)
+    probe_neurons(
+        tiny_network,
+        GENERATOR,
+        NEURONS,
+        natural,
+        EliteTT,
+        plan,
+        progress=lambda *args: seen.append(args),
+    )
+    shown = [args[0] for args in seen]
+    assert shown[:5] == [7, 14, 21, 28, 30]  # the natural images
+    assert shown == sorted(shown)
+    assert shown[-1] == seen[-1][1] == 30 + 3 * 6 + 3
+    assert seen[0][2] == 0.0
+    assert seen[-1][2] > 0.0
+
+
+def test_a_membrane_has_a_preferred_class_but_no_rate_measures(tiny_network, natural):
+    neurons = [Neuron("conv1", 2, "membrane"), Neuron("conv1", 2)]
+    with torch.no_grad():
+        tiny_network.conv1.synapse[1].bias[2] = -9.0  # never spikes; its membrane is negative
+    plan = SearchPlan(budget=4, num_starts=2)
+    probe = probe_neurons(tiny_network, GENERATOR, neurons, natural, EliteTT, plan)
+    assert probe.is_silent.tolist() == [False, True]
+    assert probe.selectivity.preferred[0] >= 0
+    assert 0.5 < probe.selectivity.auroc[0] <= 1.0
+    assert probe.selectivity.class_selectivity.isnan().all()
+    assert probe.selectivity.lifetime_sparseness.isnan().all()
 
 
 @pytest.mark.parametrize("name", ["budget", "num_elites", "num_top", "chunk", "num_starts", "seed"])

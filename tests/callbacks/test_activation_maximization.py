@@ -1,6 +1,7 @@
 import os
 import random
 import signal
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -101,7 +102,7 @@ def test_everything_is_logged_at_the_step_of_accuracy(stripes, build_model, fit,
     for tag in ("am/conv1", "am/fc1", "am/output", "am/filmstrip"):
         assert [event.step for event in events.Images(tag)] == steps, tag
     names = {path.name for path in (tmp_path / "panels").iterdir()}
-    assert {"conv1_epoch000.png", "filmstrip_epoch001.png", "neurons.parquet"} <= names
+    assert {"conv1_epoch000.png", "filmstrip.png", "neurons.parquet"} <= names
     rows = pyarrow.parquet.read_table(tmp_path / "panels" / "neurons.parquet").to_pylist()
     assert len(rows) == 2 * 6
     logged = [event.value for event in events.Scalars("am_neurons/activation/conv1.1")]
@@ -169,6 +170,24 @@ def test_a_run_cannot_be_resumed_with_another_latent(stripes, build_model, fit, 
     other = watch(generator=Bars(num_symbols=2, side=8))
     with pytest.raises(ValueError, match="must be that of the run before"):
         fit(build_model(), stripes, [other, checkpoint], tmp_path / "last.ckpt")
+
+
+def test_an_optimizer_s_wrong_setting_fails_before_training(stripes, build_model, fit):
+    with pytest.raises(ValueError, match="only settings it knows"):
+        fit(build_model(), stripes, [watch(optimizer=partial(EliteTT, batches=3))])
+
+
+def test_validating_a_checkpoint_leaves_the_history_alone(stripes, build_model, fit, tmp_path):
+    callback = watch()
+    checkpoint = ModelCheckpoint(tmp_path, save_last=True, save_on_train_epoch_end=True)
+    model = build_model()
+    fit(model, stripes, [callback, checkpoint])
+    other = watch()
+    trainer = L.Trainer(callbacks=[other, checkpoint], logger=False, accelerator="cpu")
+    trainer.validate(
+        model, stripes, ckpt_path=tmp_path / "last.ckpt", verbose=False, weights_only=True
+    )
+    assert other.history.epochs == []
 
 
 @pytest.mark.parametrize(

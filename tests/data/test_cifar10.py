@@ -57,6 +57,14 @@ def test_splits_are_disjoint_complete_and_a_function_of_the_seed(build):
     assert numbers(build(seed=1), "val") != numbers(data, "val")
 
 
+def test_the_number_of_images_can_be_limited(build):
+    data = build(num_train=5, num_test=3)
+    assert numbers(data, "train") == numbers(build(), "train")[:5]
+    assert numbers(data, "test") == [40, 41, 42]
+    with pytest.raises(ValueError, match="`num_test` must be a positive integer, but got 0"):
+        build(num_test=0)
+
+
 def test_preparing_again_reads_nothing(build, monkeypatch):
     data = build()
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", raise_no_network)

@@ -152,6 +152,18 @@ def test_a_filmstrip_has_a_row_a_neuron_and_a_column_an_epoch(probe):
     assert (to_tensor(strip) == flat((255, 255, 0), 1)).all(0).sum() == 0  # third natural image
 
 
+def test_of_many_epochs_twelve_are_drawn(probe):
+    history = History()
+    for epoch in range(24):
+        stimuli = torch.zeros_like(probe.stimuli)
+        stimuli[0] = flat(GREEN if epoch == 23 else RED if epoch == 0 else (0, 0, epoch)) / 255
+        history.append(dataclasses.replace(probe, stimuli=stimuli), epoch, None)
+    strip = filmstrip(history, torch.zeros(4, 0, 3, 2, 2, dtype=torch.uint8), side=20)
+    assert strip.width == 6 + 76 + 12 * 26
+    assert corner_of(strip, RED, 20) == (82, 36)
+    assert corner_of(strip, GREEN, 20) == (82 + 11 * 26, 36)
+
+
 def test_many_neurons_over_few_epochs_stand_side_by_side(tiny_network, natural):
     many = probe_of(tiny_network, natural, [Neuron("fc1", unit) for unit in range(22)])
     stimuli = torch.zeros(22, 3, 2, 2)

@@ -49,9 +49,18 @@ def test_writing_again_replaces(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["neurons.csv", "neurons.parquet"]
 
 
+def test_read_outs_are_averaged_apart():
+    means = layer_means([LOUD, SOFT])
+    assert {name: mean["activation"] for name, mean in means.items()} == {
+        "conv1": 0.75,
+        "conv1@max": 0.25,
+    }
+
+
 def test_layer_means_are_over_the_neurons_that_have_a_value():
-    mute = dataclasses.replace(MUTE, layer="conv1")
-    means = layer_means([LOUD, MUTE, SOFT, mute])
+    mute = dataclasses.replace(MUTE, layer="conv1", neuron="conv1:3")
+    soft = dataclasses.replace(SOFT, neuron="conv1:1")
+    means = layer_means([LOUD, MUTE, soft, mute])
     assert list(means) == ["conv1", "fc1"]
     assert set(means["conv1"]) == {*MEASURES, "fraction_silent"}
     wanted = {

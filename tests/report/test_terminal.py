@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import sys
 
 import pyarrow.parquet
 import pytest
@@ -26,7 +27,8 @@ def probe(tiny_network, natural):
 
 
 @pytest.fixture(autouse=True)
-def _plain(monkeypatch):
+def _plain(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # the interpreter is not below
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     monkeypatch.setenv("COLUMNS", "160")
 
@@ -117,7 +119,7 @@ def test_no_error_no_words(capsys):
 
 def test_closing_lines_of_a_classifier(tmp_path, capsys):
     (tmp_path / "panels").mkdir()
-    for name in ("conv1_epoch003.png", "filmstrip_epoch001.png", "filmstrip_epoch002.png"):
+    for name in ("conv1_epoch003.png", "filmstrip.png", "output_epoch003.png"):
         (tmp_path / "panels" / name).touch()
     (tmp_path / "checkpoints").mkdir()
     last = tmp_path / "checkpoints" / "last.ckpt"
@@ -131,9 +133,9 @@ def test_closing_lines_of_a_classifier(tmp_path, capsys):
         ["val/accuracy", "0.9124"],
     ]
     assert str(tmp_path / "panels") in lines[2]
-    assert "(begin with filmstrip_epoch002.png)" in lines[2]
-    assert f"python probe.py ckpt={last}" in lines[3]
-    assert lines[4].endswith(f"tensorboard --logdir {tmp_path}")
+    assert "(begin with filmstrip.png)" in lines[2]
+    assert f"{sys.executable} probe.py ckpt={last}" in lines[3]
+    assert lines[4].endswith(f"{sys.executable} -m tensorboard.main --logdir {tmp_path}")
     assert len(lines) == 5
 
 
@@ -151,8 +153,16 @@ def test_closing_lines_of_a_generator(tmp_path, capsys):
 def test_closing_lines_of_a_run_that_kept_nothing(tmp_path, capsys):
     print_closing({}, tmp_path)
     assert capsys.readouterr().out.splitlines() == [
-        f"Curves and panels: tensorboard --logdir {tmp_path}"
+        f"Curves and panels: {sys.executable} -m tensorboard.main --logdir {tmp_path}"
     ]
+
+
+def test_an_environment_below_is_named_from_here(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
+    print_closing({}, "logs/a run")
+    wanted = ".venv/bin/python -m tensorboard.main --logdir 'logs/a run'"
+    assert capsys.readouterr().out == f"Curves and panels: {wanted}\n"
 
 
 def test_a_probe_is_printed_and_written(probe, tmp_path, capsys):

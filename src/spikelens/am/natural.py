@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from spikelens.arguments import require_integers
 from spikelens.data.base import ImageData
 
 
@@ -27,11 +28,12 @@ def natural_images(data: ImageData, num_images: int) -> NaturalImages:
 
     Args:
         data: Set up already.
-        num_images: How many at most.
+        num_images: How many at most, positive.
 
     Raises:
-        ValueError: If `data` is no image data module.
+        ValueError: If `data` is no image data module, or the number is not positive.
     """
+    require_integers(1, num_natural=num_images)
     if not isinstance(data, ImageData):
         raise ValueError(
             "Argument `datamodule` of the Trainer must be a spikelens ImageData, but got "

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from spikelens.am.activations import Recorder, Response
 from spikelens.arguments import require_integers
+from spikelens.data.base import unit_range
 from spikelens.generators.base import Generator
 
 
@@ -21,14 +22,22 @@ class Objective:
         generator: Draws the images.
         recorder: An open recorder of the K neurons.
         chunk: Images shown at once, positive: bounds the memory used.
+        on_shown: Called with the number of images after each chunk.
 
     Raises:
         ValueError: If `chunk` is not positive.
     """
 
-    def __init__(self, generator: Generator, recorder: Recorder, chunk: int = 64) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        recorder: Recorder,
+        chunk: int = 64,
+        on_shown: Callable[[int], None] = lambda _: None,
+    ) -> None:
         require_integers(1, chunk=chunk)
         self.generator, self.recorder, self.chunk = generator, recorder, chunk
+        self.on_shown = on_shown
         self.device = next(recorder.network.parameters()).device
 
     def __call__(self, indices: Tensor) -> Response:
@@ -45,9 +54,5 @@ class Objective:
             filled = torch.cat([part, part[:1].expand(self.chunk - len(part), *part.shape[1:])])
             response = self.recorder.respond(draw(filled.to(self.device)))
             parts.append(Response(*(values[: len(part)] for values in response)))
+            self.on_shown(len(part))
         return Response(*(torch.cat(values) for values in zip(*parts, strict=True)))
-
-
-def unit_range(images: Tensor) -> Tensor:
-    """Scale uint8 images to float32 in [0, 1]; leave float images alone."""
-    return images.float() / 255.0 if images.dtype == torch.uint8 else images

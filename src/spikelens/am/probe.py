@@ -6,14 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from spikelens.am.activations import Recorder, Response, layer_shapes
+from spikelens.am.activations import Recorder, layer_shapes
 from spikelens.am.archive import Archive
 from spikelens.am.natural import NaturalImages
 from spikelens.am.neurons import Neuron, parse_neurons
-from spikelens.am.objective import Objective, unit_range
+from spikelens.am.objective import Objective
 from spikelens.am.optimizers.base import Optimizer
 from spikelens.am.search import Progress, SearchResult, maximize
 from spikelens.arguments import require_integers
+from spikelens.data.base import unit_range
 from spikelens.generators.base import Generator, check_fit, check_points
 from spikelens.selectivity import Selectivity, measure
 
@@ -28,7 +29,7 @@ class SearchPlan:
             not negative; they count.
         num_elites: Elites kept for each neuron, positive.
         num_top: Best natural images kept beside the stimulus, positive.
-        chunk: Images shown at once.
+        chunk: Images shown at once, at most.
         is_pooled: Whether a neuron profits from images proposed for others.
         seed: Seed of the search.
     """
@@ -103,7 +104,8 @@ def probe_neurons(
         optimizer: Builds an optimizer from a latent space, an archive and `seed`.
         plan: Budget, starts, seed.
         previous: Multi-indices to look at first as well, int64 `(K, m, d)` (warm start).
-        progress: See `maximize`.
+        progress: Called after each chunk with images shown, images allowed in total, natural
+            ones included, and the mean best activation of the search.
 
     Returns:
         Stimuli, activations and selectivity of each neuron.
@@ -111,31 +113,36 @@ def probe_neurons(
     Raises:
         ValueError: If `previous` does not fit the generator.
     """
+    count = _Count(len(natural.images) + len(neurons) * (plan.budget + 1), progress)
     with Recorder(network, neurons) as recorder:
-        objective = Objective(generator, recorder, plan.chunk)
+        objective = Objective(generator, recorder, plan.chunk, count.add)
         answers = objective.of_images(natural.images)
         top = answers.scores.topk(min(max(plan.num_top, plan.num_starts), len(natural.images)), 0)
         top_images = natural.images[top.indices.T.cpu()]  # (K, top, C, H, W)
-        start = _starts(generator, top_images[:, : plan.num_starts], previous, objective.device)
+        start = _starts(objective, top_images[:, : plan.num_starts], previous)
         num_modes = len(generator.mode_sizes)
         archive = Archive(len(neurons), num_modes, plan.num_elites, objective.device)
         ceiling = torch.tensor([neuron.ceiling for neuron in neurons], device=objective.device)
         searcher = optimizer(generator, archive, seed=plan.seed)
+        # Few neurons propose few images a round: a chunk is not filled up beyond that.
+        objective.chunk = min(plan.chunk, len(neurons) * searcher.batch)
         result = maximize(
-            objective, searcher, archive, plan.budget, start, ceiling, plan.is_pooled, progress
+            objective, searcher, archive, plan.budget, start, ceiling, plan.is_pooled, count.note
         )
         final = objective(result.indices)
     activations = final.activations.diagonal().cpu()
     natural_activations = answers.activations.amax(0).cpu()
     return Probe(
         neurons=tuple(neurons),
-        stimuli=generator.decode(result.indices).float().cpu(),
+        stimuli=torch.cat([generator.decode(i).float().cpu() for i in result.indices.split(64)]),
         activations=activations,
         natural_activations=natural_activations,
         natural_top=top_images[:, : plan.num_top],
         is_silent=((activations <= 0) & (natural_activations <= 0) & ceiling.isfinite().cpu()),
         classes=natural.classes,
-        selectivity=_selectivity(answers, natural),
+        selectivity=measure(
+            answers.activations, natural.labels, len(natural.classes), ceiling.isfinite()
+        ),
         elites=archive.indices.cpu(),
         search=result,
     )
@@ -146,39 +153,59 @@ def find_neurons(
     generator: Generator,
     names: str | Sequence[str],
     image_shape: tuple[int, int, int],
+    optimizer: Callable[..., Optimizer],
 ) -> list[Neuron]:
-    """Check that a generator fits, and find neurons by name.
+    """Find neurons by name, and check that a generator and an optimizer will do for them.
 
     Args:
         network: See `spiking_layers`.
         generator: Must draw images of `image_shape`.
         names: See `parse_neurons`.
         image_shape: Shape `(C, H, W)` of the images the network takes.
+        optimizer: See `probe_neurons`; built once and dropped, so that wrong settings show
+            before any work is done.
 
     Raises:
-        ValueError: If the generator does not fit, or the network has no such neuron.
+        ValueError: If the generator does not fit, the network has no such neuron, or the
+            optimizer refuses its settings.
     """
     check_fit(generator, image_shape)
+    try:
+        optimizer(generator, Archive(1, len(generator.mode_sizes)), seed=0)
+    except TypeError as error:
+        raise ValueError(
+            f"Argument `optimizer` must have only settings it knows, but {error}."
+        ) from error
     num_units = {name: shape[0] for name, shape in layer_shapes(network, image_shape).items()}
     return parse_neurons(names, num_units)
 
 
-def _starts(
-    generator: Generator, images: Tensor, previous: Tensor | None, device: torch.device
-) -> Tensor | None:
+class _Count:
+    """Images a probe has shown, told to its caller chunk by chunk."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self.total, self.progress = total, progress
+        self.shown, self.activation = 0, 0.0
+
+    def add(self, num_images: int) -> None:
+        self.shown += num_images
+        if self.progress is not None:
+            self.progress(self.shown, self.total, self.activation)
+
+    def note(self, shown: int, total: int, activation: float) -> None:
+        """Take in what the search says of itself; the form of `Progress`."""
+        self.activation = activation
+
+
+def _starts(objective: Objective, images: Tensor, previous: Tensor | None) -> Tensor | None:
     """Encode natural images `(K, m, C, H, W)` and put the previous elites before them."""
-    parts = []
+    parts, generator, device = [], objective.generator, objective.device
     if previous is not None:
         check_points(generator, previous)
         parts.append(previous.to(device))
     if images.shape[1]:
-        codes = generator.encode(unit_range(images.flatten(0, 1)).to(device))
+        chunks = images.flatten(0, 1).split(objective.chunk)
+        codes = torch.cat([generator.encode(unit_range(chunk).to(device)) for chunk in chunks])
         parts.append(codes.unflatten(0, images.shape[:2]))
     start = torch.cat(parts, 1) if parts else None
     return start if start is not None and start.shape[1] else None
-
-
-def _selectivity(answers: Response, natural: NaturalImages) -> Selectivity:
-    # Membrane read-outs may be negative; the measures speak of rates.
-    rates = answers.activations.clamp_min(0.0)
-    return measure(rates, natural.labels, len(natural.classes))

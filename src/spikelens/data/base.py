@@ -98,6 +98,11 @@ class _SplitDataset(Dataset[Batch]):
         return torch.from_numpy(images[indices]), torch.from_numpy(labels[indices])
 
 
+def unit_range(images: Tensor) -> Tensor:
+    """Scale uint8 images to float32 in [0, 1]; leave float images alone."""
+    return images.float() / 255.0 if images.dtype == torch.uint8 else images
+
+
 def _as_is(batch: Any) -> Any:
     return batch
 
@@ -197,7 +202,7 @@ class ImageData(L.LightningDataModule, ABC):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
         """Make images float32 in [0, 1]; augment them in training."""
         images, labels = batch
-        images = images.to(torch.float32) / 255.0
+        images = unit_range(images)
         is_training = self.trainer is not None and self.trainer.training
         if is_training and self.augmentation is not None:
             images = self.augmentation(images)

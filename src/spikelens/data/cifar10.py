@@ -25,7 +25,9 @@ class CIFAR10(ImageData):
 
     Args:
         root: Folder of `cifar-10-batches-py`; downloaded into it if it is not there.
+        num_train: Largest number of training images, positive; None for all.
         num_val: Training images set aside for validation, positive; drawn by the seed.
+        num_test: Largest number of test images, positive; None for all.
         **base: Arguments of `ImageData`.
 
     Raises:
@@ -33,10 +35,21 @@ class CIFAR10(ImageData):
         DownloadError: In `prepare_data` or `setup`, a RuntimeError: if there are no data.
     """
 
-    def __init__(self, *, root: str = "data/cifar10", num_val: int = 5000, **base: Any) -> None:
+    def __init__(
+        self,
+        *,
+        root: str = "data/cifar10",
+        num_train: int | None = None,
+        num_val: int = 5000,
+        num_test: int | None = None,
+        **base: Any,
+    ) -> None:
         super().__init__(**base)
-        require_integers(1, num_val=num_val)
+        limits = {"num_train": num_train, "num_test": num_test}
+        given = {name: limit for name, limit in limits.items() if limit is not None}
+        require_integers(1, num_val=num_val, **given)
         self.root, self.num_val = Path(root), num_val
+        self.num_train, self.num_test = num_train, num_test
 
     def prepare_data(self) -> None:
         """Download unless the files are there."""
@@ -55,10 +68,12 @@ class CIFAR10(ImageData):
             )
         random = torch.Generator().manual_seed(self.seed)
         val, train = torch.randperm(len(labels), generator=random).tensor_split([self.num_val])
+        train = train[: self.num_train]
+        test = self._read(train=False, download=False)
         return {
             "train": Split(images[train], labels[train]),
             "val": Split(images[val], labels[val]),
-            "test": Split(*self._read(train=False, download=False)),
+            "test": Split(*(values[: self.num_test] for values in test)),
         }
 
     def _read(self, train: bool, download: bool) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from spikelens.data.base import ImageSpec
+from spikelens.data.base import ImageSpec, unit_range
 from spikelens.models.codebook import Codebook
 from spikelens.models.optimization import BuildOptimizer, BuildScheduler, build_optimizer
 
@@ -162,7 +162,7 @@ class VQVAE(L.LightningModule):
     def on_fit_start(self) -> None:
         """Measure the pixel variance that relates the reconstruction error to the data."""
         pixels = self.trainer.datamodule.split("train").images  # type: ignore[attr-defined]
-        sample = pixels[:4096].float() / 255.0
+        sample = unit_range(pixels[:4096])
         self.variance.copy_(sample.var(dim=(0, 2, 3)).mean())
 
     def on_train_epoch_start(self) -> None:

@@ -14,6 +14,7 @@ _PAPER, _INK, _FAINT = (255, 255, 255), (24, 24, 27), (113, 113, 122)
 _GAP = 6
 _LINE = 13  # pixels of one line of caption
 _FONT_SIZE = 11
+_MOST_EPOCHS = 12
 
 
 def layer_panel(probe: Probe, layer: str, columns: int = 4, side: int = 96) -> Image.Image:
@@ -47,7 +48,8 @@ def layer_panel(probe: Probe, layer: str, columns: int = 4, side: int = 96) -> I
 def filmstrip(history: History, natural: Tensor, side: int = 64) -> Image.Image:
     """Draw how stimuli change over epochs: a row a neuron, a column an epoch.
 
-    Many neurons over few epochs stand in blocks side by side, so that the strip is about square.
+    Many neurons over few epochs stand in blocks side by side, so that the strip is about square;
+    of many epochs twelve are drawn, evenly spaced.
 
     Args:
         history: The probes, with the activation written below each stimulus.
@@ -58,14 +60,16 @@ def filmstrip(history: History, natural: Tensor, side: int = 64) -> Image.Image:
     Returns:
         The strip.
     """
-    names, epochs, natural = history.names, history.epochs, natural[:, :2]
-    activations = history.activations
-    columns, cell = len(epochs) + natural.shape[1], (side, side + _LINE)
+    names, natural, activations = history.names, natural[:, :2], history.activations
+    num_probes = len(history.epochs)
+    probes = torch.linspace(0, num_probes - 1, min(num_probes, _MOST_EPOCHS)).round().int().tolist()
+    columns, cell = len(probes) + natural.shape[1], (side, side + _LINE)
     blocks = max(1, math.isqrt(len(names) * (cell[1] + _GAP) // (columns * (side + _GAP))))
     rows = -(-len(names) // blocks)
     page = _Page(columns, rows, cell, margin=76, header=_LINE, blocks=blocks)
     page.title("optimal stimulus by epoch, then the best natural images of the last epoch")
-    headings = [*(f"epoch {epoch}" for epoch in epochs), *["natural"] * natural.shape[1]]
+    headings = [f"epoch {history.epochs[probe]}" for probe in probes]
+    headings += ["natural"] * natural.shape[1]
     for k, name in enumerate(names):
         block, row = divmod(k, rows)
         x, y = page.corner(0, row, block)
@@ -74,11 +78,11 @@ def filmstrip(history: History, natural: Tensor, side: int = 64) -> Image.Image:
             x, y = page.corner(column, row, block)
             if row == 0:
                 page.write(x, y - _LINE, heading, _INK)
-            if column >= len(epochs):
-                page.paste(natural[k, column - len(epochs)], x, y, side)
+            if column >= len(probes):
+                page.paste(natural[k, column - len(probes)], x, y, side)
             else:
-                page.paste(history.stimuli[column][k], x, y, side)
-                page.write(x, y + side, f"{activations[column, k]:.3f}", _FAINT)
+                page.paste(history.stimuli[probes[column]][k], x, y, side)
+                page.write(x, y + side, f"{activations[probes[column], k]:.3f}", _FAINT)
     return page.image
 
 

@@ -57,15 +57,20 @@ def layer_means(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
         rows: Of one epoch.
 
     Returns:
-        For each layer the mean of each of `MEASURES` over the neurons that have one (NaN if none
-        has), and `fraction_silent`.
+        For each layer, or layer and read-out such as `conv2@max`, the mean of each of `MEASURES`
+        over the neurons that have one (NaN if none has), and `fraction_silent`.
     """
     layers: dict[str, dict[str, float]] = {}
-    for layer in dict.fromkeys(row.layer for row in rows):
-        chosen = [row for row in rows if row.layer == layer]
+    for layer in dict.fromkeys(_group(row) for row in rows):
+        chosen = [row for row in rows if _group(row) == layer]
         layers[layer] = {name: _mean([getattr(row, name) for row in chosen]) for name in MEASURES}
         layers[layer]["fraction_silent"] = sum(row.is_silent for row in chosen) / len(chosen)
     return layers
+
+
+def _group(row: Row) -> str:
+    """Return what a neuron is averaged with: rates and membranes do not mix."""
+    return row.neuron.replace(f":{row.unit}", "")
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,6 +1,7 @@
 """What the two programs say: their last lines, and one sentence for a user's mistake."""
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -61,15 +62,24 @@ def print_closing(metrics: Mapping[str, float], folder: str | Path) -> None:
         if not name.startswith(("am_neurons/", "rate/", "silent/")):
             print(f"  {name:<40} {metrics[name]:.4f}")
     panels = folder / "panels"
-    pictures = sorted(panels.glob("filmstrip_*.png")) or sorted(panels.glob("*.png"))
+    pictures = [*panels.glob("filmstrip.png")] or sorted(panels.glob("*.png"))
     if pictures:
         print(f"Pictures and tables: {panels} (begin with {pictures[-1].name})")
     last = folder / "checkpoints" / "last.ckpt"
     if last.is_file():
         is_generator = "val/relative_mse" in metrics
-        use = f"train.py +am=enabled data=… generator=vqvae generator.path={last}"
-        print(f"Use it: python {use if is_generator else f'probe.py ckpt={last}'}")
-    print(f"Curves and panels: tensorboard --logdir {folder}")
+        use = f"train.py +am=enabled data=… generator=vqvae generator.path={shlex.quote(str(last))}"
+        use = use if is_generator else f"probe.py ckpt={shlex.quote(str(last))}"
+        print(f"Use it: {_python()} {use}")
+    logs = shlex.quote(str(folder))
+    print(f"Curves and panels: {_python()} -m tensorboard.main --logdir {logs}")
+
+
+def _python() -> str:
+    """Name this interpreter as it can be typed here: no environment has to be activated."""
+    path = Path(sys.executable)
+    is_near = path.is_relative_to(Path.cwd())
+    return str(path.relative_to(Path.cwd()) if is_near else path)
 
 
 def report_probe(probe: Probe, folder: str | Path) -> None:

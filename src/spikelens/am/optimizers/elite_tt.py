@@ -156,7 +156,7 @@ class EliteTT(Optimizer):
             elif kind == 1:
                 rows = self.prior[modes]
             else:
-                indices[chosen] = (draws.double() * self.sizes[modes]).long()
+                indices[chosen] = (draws * self.sizes[modes]).long().minimum(self.sizes[modes] - 1)
                 continue
             symbols = torch.searchsorted(rows, draws[:, None], right=True).squeeze(1)
             indices[chosen] = symbols.minimum(self.sizes[modes] - 1)

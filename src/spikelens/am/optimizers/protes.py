@@ -183,28 +183,10 @@ def _num_bits(mode_sizes: Sequence[int]) -> int:
     return size.bit_length() - 1
 
 
-def quantise(indices: Tensor, num_bits: int) -> Tensor:
-    """Split each mode of size 2**num_bits into binary modes, the lowest bit first.
-
-    The order is teneva's (`teneva.ind_tt_to_qtt`).
-
-    Args:
-        indices: Multi-indices, int64 `(..., d)`, in [0, 2**num_bits).
-        num_bits: Binary modes q that replace one mode, positive.
-
-    Returns:
-        Bits, int64 `(..., d * q)`.
-
-    Example:
-        >>> quantise(torch.tensor([6, 1]), 3).tolist()
-        [0, 1, 1, 1, 0, 0]
-    """
-    shifts = torch.arange(num_bits, device=indices.device)
-    return ((indices.unsqueeze(-1) >> shifts) & 1).flatten(-2)
-
-
 def dequantise(bits: Tensor, num_bits: int) -> Tensor:
-    """Join groups of binary modes into modes of size 2**num_bits; undoes `quantise`.
+    """Join groups of binary modes, the lowest bit first, into modes of size 2**num_bits.
+
+    The order is teneva's (`teneva.ind_qtt_to_tt`).
 
     Args:
         bits: Bits, int64 `(..., d * q)`.

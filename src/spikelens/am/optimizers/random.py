@@ -15,10 +15,8 @@ class RandomSearch(Optimizer):
     def _propose(self) -> Tensor:
         sizes = torch.tensor(self.space.mode_sizes, device=self.device)
         shape = (self.num_neurons, self.batch, len(sizes))
-        draws = torch.rand(
-            shape, generator=self.random, device=self.device, dtype=torch.float64
-        )  # float32 could round up to 1
-        return (draws * sizes).long()
+        draws = torch.rand(shape, generator=self.random, device=self.device)
+        return (draws * sizes).long().minimum(sizes - 1)  # the product may be rounded up
 
     def _learn(self, own: Tensor) -> None:
         pass
