@@ -1,15 +1,17 @@
 """Compare searches on neurons of a trained network, each neuron searched as if it were alone.
 
-    python -m benchmarks.quality --ckpt PATH --layers conv1,conv2 --neurons 16 --seeds 3
+    python -m benchmarks.quality --ckpt PATH --layers conv2 --neurons 16 --seeds 3
 
 Neurons are drawn by seed among those that are neither silent nor saturated on natural images.
-Every method gets the same budget and the same neurons. Raw results go to --out as Parquet, a
-table is printed in Markdown.
+Every method gets the same budget and the same neurons. Random search shows one set of images to
+all neurons, which for each of them is the same as a set of its own. Raw results go to --out as
+Parquet, a table is printed in Markdown.
 """
 
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -61,7 +63,7 @@ def main() -> None:
     """Run all methods on all seeds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--ckpt", required=True)
-    parser.add_argument("--layers", default="conv1,conv2")
+    parser.add_argument("--layers", default="conv2")
     parser.add_argument("--below", type=float, default=0.6, help="best natural rate: room above")
     parser.add_argument("--neurons", type=int, default=16)
     parser.add_argument("--seeds", type=int, default=3)
@@ -96,6 +98,8 @@ def run(
     """Search every neuron by one method with one seed; returns a row a neuron."""
     optimizer, num_starts = METHODS[name]
     plan = SearchPlan(budget, num_starts=num_starts, seed=seed, is_pooled=False)
+    if name == "random":
+        plan = replace(plan, budget=-(-budget // len(problem[2])), is_pooled=True)
     with SearchBar(f"{name}, seed {seed}") as bar:
         probe = probe_neurons(*problem, optimizer, plan, progress=bar.show)
     mean, seconds = float(probe.activations.mean()), probe.search.seconds
@@ -108,7 +112,11 @@ def run(
             "activation": float(probe.activations[k]),
             "natural": float(probe.natural_activations[k]),
             "seconds": seconds,
-            "presentations": int(probe.search.presentations[k]),
+            "presentations": int(
+                probe.search.presentations.sum()
+                if plan.is_pooled
+                else probe.search.presentations[k]
+            ),
         }
         for k, neuron in enumerate(probe.neurons)
     ]
