@@ -5,6 +5,8 @@ python probe.py ckpt=PATH neurons='[conv2:0-7,fc1:*]' budget=1000
 python probe.py ckpt=PATH generator=vqvae generator.path=PATH
 """
 
+from typing import Any
+
 import hydra
 import torch
 from hydra.utils import instantiate
@@ -41,7 +43,7 @@ def probe(cfg: DictConfig) -> Probe:
     for key in ("neurons", "generator", "num_natural", "budget", "seed"):
         if cfg.get(key) is not None:
             OmegaConf.update(run.am, places.get(key, key), cfg[key], merge=False)
-    am = OmegaConf.to_container(run.am, resolve=True)
+    am: Any = OmegaConf.to_container(run.am, resolve=True)
     network, data = rebuild(checkpoint)
     is_gpu = torch.cuda.is_available() and run.trainer.accelerator != "cpu"
     device = torch.device("cuda" if is_gpu else "cpu")

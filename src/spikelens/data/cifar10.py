@@ -69,11 +69,11 @@ class CIFAR10(ImageData):
         random = torch.Generator().manual_seed(self.seed)
         val, train = torch.randperm(len(labels), generator=random).tensor_split([self.num_val])
         train = train[: self.num_train]
-        test = self._read(train=False, download=False)
+        test_images, test_labels = self._read(train=False, download=False)
         return {
             "train": Split(images[train], labels[train]),
             "val": Split(images[val], labels[val]),
-            "test": Split(*(values[: self.num_test] for values in test)),
+            "test": Split(test_images[: self.num_test], test_labels[: self.num_test]),
         }
 
     def _read(self, train: bool, download: bool) -> tuple[Tensor, Tensor]:
