@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
 
     Networks scanned over time make temporaries of tens of megabytes. By default each is mapped
     anew and its pages are faulted in one by one, which can take many times longer than the
-    arithmetic (see benchmarks/RESULTS.md). The peak memory of the process is the same.
+    arithmetic (benchmarks/allocator.py measures it). The peak memory of the process is the same.
 
     Returns:
         Whether it was done: only on Linux with glibc.
