@@ -1,0 +1,1 @@
+"""Scans of leaky integrate-and-fire neurons over time: one interface, several backends."""
