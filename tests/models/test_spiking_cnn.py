@@ -63,6 +63,25 @@ def test_small_has_three_convolutions():
     }
 
 
+def synapse_keys(network, layer):
+    return set(network.get_submodule(layer).synapse.state_dict())
+
+
+def test_checkpoints_know_the_parameters_by_these_names():
+    # A name that changes makes old checkpoints useless.
+    plain, behind_flatten = {"0.weight", "0.bias"}, {"1.weight", "1.bias"}
+    network = csnn(3, 16, 2)
+    for layer, keys in (("conv1", plain), ("conv2", plain), ("fc1", behind_flatten)):
+        assert synapse_keys(network, layer) == keys
+    assert synapse_keys(network, "output") == plain
+    statistics = {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
+    network = small(3, 8, 2, width=4)
+    for layer in ("conv1", "conv2", "conv3"):
+        assert synapse_keys(network, layer) == {"0.weight", "1.weight", "1.bias"} | statistics
+    assert synapse_keys(network, "fc1") == behind_flatten
+    assert synapse_keys(network, "output") == plain
+
+
 @pytest.mark.parametrize(("build", "least"), [(csnn, 16), (small, 8)])
 def test_images_that_are_too_small_are_refused(build, least):
     with torch.no_grad():

@@ -1,12 +1,14 @@
 """Spiking convolutional networks, written layer by layer with time folded into the batch."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from spikelens.models.encoding import Encoder
 from spikelens.models.lif import Scan, SpikingLayer
+from spikelens.models.synapse import Convolution
 
 Surrogate = Callable[[Tensor], Tensor]
 
@@ -55,19 +57,6 @@ class SpikingCNN(nn.Module):
         return signal
 
 
-def _layers(
-    num_steps: int, beta: float, threshold: float, surrogate: Surrogate | None
-) -> Callable[..., SpikingLayer]:
-    """Return a function that puts neurons of one kind behind a chain of synapse modules."""
-
-    def layer(*synapse: nn.Module) -> SpikingLayer:
-        return SpikingLayer(
-            nn.Sequential(*synapse), num_steps, beta=beta, threshold=threshold, surrogate=surrogate
-        )
-
-    return layer
-
-
 def csnn(
     in_channels: int,
     image_size: int,
@@ -104,14 +93,16 @@ def csnn(
             f"Argument `image_size` must be at least 16 for csnn, but got {image_size}."
         )
 
-    layer = _layers(num_steps, beta, threshold, surrogate)
+    layer = partial(
+        SpikingLayer, num_steps=num_steps, beta=beta, threshold=threshold, surrogate=surrogate
+    )
 
     return SpikingCNN(
         {
-            "conv1": layer(nn.Conv2d(in_channels, 200, 5), nn.MaxPool2d(2)),
-            "conv2": layer(nn.Conv2d(200, 64, 5), nn.MaxPool2d(2)),
-            "fc1": layer(nn.Flatten(), nn.Linear(64 * side * side, 100)),
-            "output": layer(nn.Linear(100, num_classes), nn.ReLU()),
+            "conv1": layer(Convolution(in_channels, 200, 5, has_norm=False, pool=2)),
+            "conv2": layer(Convolution(200, 64, 5, has_norm=False, pool=2)),
+            "fc1": layer(nn.Sequential(nn.Flatten(), nn.Linear(64 * side * side, 100))),
+            "output": layer(nn.Sequential(nn.Linear(100, num_classes), nn.ReLU())),
         },
         Encoder(encoding, num_steps),
     )
@@ -153,22 +144,17 @@ def small(
             f"Argument `image_size` must be at least 8 for small, but got {image_size}."
         )
 
-    layer = _layers(num_steps, beta, threshold, surrogate)
-
-    def convolution(channels: int, units: int) -> SpikingLayer:
-        return layer(
-            nn.Conv2d(channels, units, 3, padding=1, bias=False),
-            nn.BatchNorm2d(units),
-            nn.MaxPool2d(2),
-        )
+    layer = partial(
+        SpikingLayer, num_steps=num_steps, beta=beta, threshold=threshold, surrogate=surrogate
+    )
 
     return SpikingCNN(
         {
-            "conv1": convolution(in_channels, width),
-            "conv2": convolution(width, 2 * width),
-            "conv3": convolution(2 * width, 2 * width),
-            "fc1": layer(nn.Flatten(), nn.Linear(2 * width * side * side, 128)),
-            "output": layer(nn.Linear(128, num_classes)),
+            "conv1": layer(Convolution(in_channels, width, 3, padding=1, pool=2)),
+            "conv2": layer(Convolution(width, 2 * width, 3, padding=1, pool=2)),
+            "conv3": layer(Convolution(2 * width, 2 * width, 3, padding=1, pool=2)),
+            "fc1": layer(nn.Sequential(nn.Flatten(), nn.Linear(2 * width * side * side, 128))),
+            "output": layer(nn.Sequential(nn.Linear(128, num_classes))),
         },
         Encoder(encoding, num_steps),
     )
