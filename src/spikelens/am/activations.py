@@ -62,19 +62,19 @@ class _Tally:
     def __init__(self, units: Tensor | None) -> None:
         self.units = units
         self.num_steps = 0
+        self.num_sums = 1  # what the sums are divided by: a scanned layer gives means
         self.spikes: Tensor | None = None  # (N, units, ...)
         self.membrane: Tensor | None = None
 
     def hook(self, module: nn.Module, _: Any, output: Any) -> None:
         if isinstance(output, Scan):
-            self.num_steps = len(output.spikes)
-            # Each time step is added to one (N, units, ...) sum: no T-fold copy is made.
-            self.spikes = sum(self._pick(step) for step in output.spikes)  # type: ignore[assignment]
-            if output.membrane is not None:
-                self.membrane = self._pick(output.membrane) * self.num_steps
+            if output.rate is not None and output.membrane is not None:
+                self.num_steps, self.num_sums = module.num_steps, 1  # type: ignore[assignment]
+                self.spikes, self.membrane = self._pick(output.rate), self._pick(output.membrane)
             return
         spikes = output[0] if isinstance(output, tuple) else output
         self.num_steps += 1
+        self.num_sums = self.num_steps
         self.spikes = self._add(self.spikes, spikes)
         self.membrane = self._add(self.membrane, module.mem)  # type: ignore[arg-type]
 
@@ -88,7 +88,7 @@ class _Tally:
     def means(self) -> tuple[Tensor, Tensor]:
         if self.spikes is None or self.membrane is None:
             raise RuntimeError("A recorded layer did not take part in the forward pass.")
-        return self.spikes.float() / self.num_steps, self.membrane.float() / self.num_steps
+        return self.spikes.float() / self.num_sums, self.membrane.float() / self.num_sums
 
     def clear(self) -> None:
         """Forget what was seen, by a pass that failed midway too."""

@@ -58,7 +58,7 @@ class SpikingClassifier(L.LightningModule):
         self.rates = MetricCollection(
             {f"rate/{name}": MeanMetric() for name in names}, compute_groups=False
         )
-        self.spike_counts: dict[str, Tensor] = {}
+        self.unit_rates: dict[str, Tensor] = {}
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the spike rate of each class, `(N, classes)` in [0, 1]."""
@@ -71,21 +71,21 @@ class SpikingClassifier(L.LightningModule):
         return self._score("train", spikes, batch[1])
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the spikes counted before."""
-        self.spike_counts = {}
+        """Forget the rates summed before."""
+        self.unit_rates = {}
 
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
         """Score one batch and count every unit's spikes."""
         scans = self.network.scans(batch[0])
-        self._score("val", scans[self.network.layer_names[-1]].spikes, batch[1])
+        self._score("val", scans[self.network.layer_names[-1]].spikes.float(), batch[1])
         for name, scan in scans.items():
             self._count(name, scan)
 
     def on_validation_epoch_end(self) -> None:
         """Log how much each layer fires and how many of its units never do."""
         self.log_dict(self.rates)
-        for name, count in self.spike_counts.items():
-            self.log(f"silent/{name}", (count == 0).float().mean())
+        for name, rate in self.unit_rates.items():
+            self.log(f"silent/{name}", (rate == 0).float().mean())
 
     def test_step(self, batch: tuple[Tensor, Tensor]) -> None:
         """Score one batch of test images."""
@@ -105,6 +105,7 @@ class SpikingClassifier(L.LightningModule):
         return loss
 
     def _count(self, name: str, scan: Scan) -> None:
-        self.rates[f"rate/{name}"](scan.spikes.mean(), weight=scan.spikes.shape[1])
-        units = scan.spikes.sum([dim for dim in range(scan.spikes.dim()) if dim != 2])
-        self.spike_counts[name] = self.spike_counts.get(name, torch.zeros_like(units)) + units
+        assert scan.rate is not None  # validation records no gradients
+        self.rates[f"rate/{name}"](scan.rate.mean(), weight=len(scan.rate))
+        units = scan.rate.sum([dim for dim in range(scan.rate.dim()) if dim != 1])
+        self.unit_rates[name] = self.unit_rates.get(name, torch.zeros_like(units)) + units

@@ -1,27 +1,41 @@
-"""Leaky integrate-and-fire layers scanned over time, on snntorch's `Leaky` neuron."""
+"""Leaky integrate-and-fire layers scanned over time, with snntorch's `Leaky` semantics."""
 
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from inspect import getclosurevars
+from typing import Any, NamedTuple
 
 import snntorch
+import snntorch.surrogate
 import torch
 from torch import Tensor, nn
 
 from spikelens.arguments import require_integers
+from spikelens.kernels.dynamics import Dynamics
+from spikelens.kernels.scan import compiler_of, scan_of
+from spikelens.models.synapse import Convolution
+
+Surrogate = Callable[[Tensor], Tensor]
 
 
 class Scan(NamedTuple):
     """What a layer did over all time steps.
 
     Attributes:
-        spikes: 0 or 1, float, `(T, N, ...)`.
+        spikes: 0 or 1, `(T, N, ...)`: float where gradients are recorded or a convolution wants
+            it, else uint8. None where only the means were asked for.
+        rate: Mean over time of the spikes, float32 `(N, ...)` in [0, 1]; None where gradients are
+            recorded, since training has no use for it.
         membrane: Mean over time of the membrane potential just before its reset, in units of
-            the threshold's scale, `(N, ...)`; None where gradients are recorded, since training
-            has no use for it.
+            the threshold's scale, float32 `(N, ...)`; None where gradients are recorded.
+        membranes: Membrane potential at the end of each step, as snntorch returns it, float32
+            `(T, N, ...)`; None unless asked for.
     """
 
     spikes: Tensor
-    membrane: Tensor | None
+    rate: Tensor | None = None
+    membrane: Tensor | None = None
+    membranes: Tensor | None = None
 
 
 class LIF(nn.Module):
@@ -32,10 +46,14 @@ class LIF(nn.Module):
 
     Args:
         num_steps: Number of time steps T, positive.
-        beta: Membrane decay a step, in [0, 1].
-        threshold: Membrane potential that makes a spike, positive.
+        beta: Membrane decay a step, in [0, 1]; one, or one a neuron: a tensor that can be
+            expanded to one image's neurons `(units, ...)`.
+        threshold: Membrane potential that makes a spike, positive; one, or one a neuron.
         surrogate: Surrogate of the spike's derivative, from `snntorch.surrogate`; None for atan.
         reset: `subtract`, `zero` or `none`.
+        is_delayed: Whether the reset comes one step after the spike.
+        learns_beta: Whether `beta` is a parameter; it is clamped to [0, 1] when used.
+        learns_threshold: Whether `threshold` is a parameter.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -47,75 +65,173 @@ class LIF(nn.Module):
     def __init__(
         self,
         num_steps: int,
-        beta: float = 0.9,
-        threshold: float = 1.0,
-        surrogate: Callable[[Tensor], Tensor] | None = None,
+        beta: float | Tensor = 0.9,
+        threshold: float | Tensor = 1.0,
+        surrogate: Surrogate | None = None,
         reset: str = "subtract",
+        is_delayed: bool = True,
+        learns_beta: bool = False,
+        learns_threshold: bool = False,
     ) -> None:
         super().__init__()
         require_integers(1, num_steps=num_steps)
-        if not 0.0 <= beta <= 1.0:
+        decay, level = torch.as_tensor(beta), torch.as_tensor(threshold)
+        if not bool(((decay >= 0.0) & (decay <= 1.0)).all()):
             raise ValueError(f"Argument `beta` must lie in [0, 1], but got {beta}.")
-        if threshold <= 0.0:
+        if not bool((level > 0.0).all()):
             raise ValueError(f"Argument `threshold` must be positive, but got {threshold}.")
         if reset not in ("subtract", "zero", "none"):
             raise ValueError(
                 f"Argument `reset` must be 'subtract', 'zero' or 'none', but got {reset!r}."
             )
-        self.num_steps, self.reset = num_steps, reset
+        self.num_steps, self.reset, self.is_delayed = num_steps, reset, is_delayed
+        # Holds the constants and the surrogate; its own step by step forward is never called.
         self.leaky = snntorch.Leaky(
-            beta=beta, threshold=threshold, spike_grad=surrogate, reset_mechanism=reset
+            beta=beta,
+            threshold=threshold,
+            spike_grad=surrogate,
+            learn_beta=learns_beta,
+            learn_threshold=learns_threshold,
+            reset_mechanism=reset,
+            reset_delay=is_delayed,
         )
 
-    def forward(self, current: Tensor) -> Scan:
+    def forward(
+        self, current: Tensor, keeps_spikes: bool = True, keeps_membranes: bool = False
+    ) -> Scan:
         """Integrate a current and fire.
 
         Args:
-            current: Input current, `(T, N, units, ...)`, or `(1, N, ...)` for a constant one.
+            current: Input current, float `(T, N, units, ...)`, or `(1, N, ...)` for a constant one.
+            keeps_spikes: Whether spikes are wanted, or their means alone; without gradients only.
+            keeps_membranes: Whether membranes are wanted.
 
         Returns:
-            The spikes and the mean membrane potential, in that shape; units last in memory.
+            What the neurons did, in that shape; units last in memory, as the convolutions before
+            and behind run fastest.
         """
-        # Units last in memory, as the convolutions before and behind run fastest.
-        steps = current.expand(self.num_steps, *current.shape[1:]).movedim(2, -1)
-        scan = self._learn if torch.is_grad_enabled() else self._count
-        spikes, membrane = scan(steps)
-        return Scan(spikes.movedim(-1, 2), None if membrane is None else membrane.movedim(-1, 1))
+        units_last = current.movedim(2, -1)
+        neurons = units_last.shape[2:]
+        frames = units_last.flatten(2).contiguous()  # (T or 1, N, M)
+        constants = [
+            values.float().expand(current.shape[2:]).movedim(0, -1).flatten().contiguous()
+            for values in (self.leaky.beta.clamp(0, 1), self.leaky.threshold)
+        ]
+        if torch.is_grad_enabled() or keeps_membranes:
+            scan = self._record(frames, constants, keeps_membranes)
+        else:
+            scan = self._count(frames, constants, keeps_spikes)
+        steps = [
+            None if x is None else x.unflatten(-1, neurons).movedim(-1, x.dim() - 1) for x in scan
+        ]
+        return Scan(*steps)
 
-    def _learn(self, steps: Tensor) -> Scan:
-        """Scan by snntorch, with its surrogate gradient."""
-        membrane = torch.zeros_like(steps[0])
-        spikes = []
-        for step in steps:
-            spike, membrane = self.leaky(step, membrane)
-            spikes.append(spike)
-        # snntorch keeps the last membrane (and its graph) in the module: let go of it.
-        self.leaky.mem = torch.zeros(0, device=steps.device)
-        return Scan(torch.stack(spikes), None)
+    def _record(self, frames: Tensor, constants: list[Tensor], keeps_membranes: bool) -> Scan:
+        reset = self.reset, self.is_delayed
+        spikes, membranes = _Record.apply(
+            frames, *constants, self.num_steps, reset, self.leaky.spike_grad
+        )
+        return Scan(spikes, membranes=membranes if keeps_membranes else None)
 
-    def _count(self, steps: Tensor) -> Scan:
-        """Scan without gradients: snntorch's arithmetic bit for bit, in place.
+    def _count(self, frames: Tensor, constants: list[Tensor], keeps_spikes: bool) -> Scan:
+        dynamics = Dynamics(*constants, self.reset, self.is_delayed)
+        rate, membrane = torch.empty((2, *frames.shape[1:]), device=frames.device)
+        spikes = None
+        if keeps_spikes:
+            shape = self.num_steps, *rate.shape
+            spikes = torch.empty(shape, dtype=spike_type(frames.device), device=frames.device)
+        scan_of(frames.device.type).count(frames, self.num_steps, dynamics, spikes, rate, membrane)
+        return Scan(spikes, rate, membrane)  # type: ignore[arg-type]
 
-        A step of `snntorch.Leaky` makes about ten temporaries as large as the layer; searches
-        live here, and this takes four passes over memory that stays in cache.
-        """
-        beta, threshold = self.leaky.beta.clamp(0, 1), self.leaky.threshold
-        spikes = torch.empty(steps.shape, dtype=steps.dtype, device=steps.device)
-        total = torch.zeros_like(spikes[0])
-        # A slice of the batch at a time, about 2^16 neurons, is what a core's cache holds.
-        rows = max(1, 2**16 // max(1, total[0].numel()))
-        for part in range(0, len(total), rows):
-            here = slice(part, part + rows)
-            membrane = torch.zeros_like(total[here])
-            for step, current in enumerate(steps[:, here]):
-                if step and self.reset == "zero":
-                    membrane.mul_(1.0 - spikes[step - 1, here])
-                membrane.mul_(beta).add_(current)
-                if step and self.reset == "subtract":
-                    membrane.sub_(spikes[step - 1, here] * threshold)
-                torch.gt(membrane, threshold, out=spikes[step, here])
-                total[here] += membrane
-        return Scan(spikes, total / self.num_steps)
+
+def spike_type(device: torch.device) -> torch.dtype:
+    """Return the type in which the convolutions of a device read spikes fastest, without gradients.
+
+    It is that of autocast where that is on, bytes where convolutions go by events, else float32.
+    """
+    if torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return torch.uint8 if device.type == "cpu" and compiler_of("cpu") else torch.float32
+
+
+class _Record(torch.autograd.Function):
+    """The scan of `(T or 1, N, M)` currents, and its gradient by the surrogate."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        frames: Tensor,
+        beta: Tensor,
+        threshold: Tensor,
+        num_steps: int,
+        reset: tuple[str, bool],
+        surrogate: Surrogate,
+    ) -> tuple[Tensor, Tensor]:
+        shape = num_steps, *frames.shape[1:]
+        spikes = torch.empty(shape, dtype=frames.dtype, device=frames.device)
+        membranes = torch.empty(shape, device=frames.device)
+        rested = None if reset[1] else torch.empty_like(membranes)
+        dynamics = Dynamics(beta, threshold, *reset)
+        scan_of(frames.device.type).record(frames, num_steps, dynamics, spikes, membranes, rested)
+        ctx.save_for_backward(membranes, rested, beta, threshold)
+        ctx.set_materialize_grads(False)
+        ctx.reset, ctx.surrogate, ctx.frames = reset, surrogate, (frames.shape, frames.dtype)
+        return spikes, membranes if rested is None else rested
+
+    @staticmethod
+    def backward(ctx: Any, grad_spikes: Tensor | None, grad_rested: Tensor | None) -> Any:
+        membranes, rested, beta, threshold = ctx.saved_tensors
+        if grad_spikes is None:
+            grad_spikes = torch.zeros_like(membranes)
+        shape, dtype = ctx.frames
+        grad_current = torch.empty(shape, dtype=dtype, device=membranes.device)
+        grad_beta, grad_threshold = scan_of(membranes.device.type).backward(
+            grad_spikes.contiguous(),
+            None if grad_rested is None else grad_rested.contiguous(),
+            membranes,
+            rested,
+            _slope(ctx.surrogate, membranes, threshold),
+            Dynamics(beta, threshold, *ctx.reset),
+            grad_current,
+        )
+        return grad_current, grad_beta, grad_threshold, None, None, None
+
+
+def _slope(surrogate: Surrogate, membranes: Tensor, threshold: Tensor) -> Tensor:
+    """Differentiate a surrogate at membranes `(T, N, M)`."""
+    slope = torch.empty_like(membranes)
+    # A slice at a time, about 2^16 neurons, is what a core's cache holds; a GPU takes all at once.
+    rows = max(1, 2**16 // len(threshold)) if membranes.device.type == "cpu" else membranes.numel()
+    derivative = _derivative(surrogate)
+    for part, out in zip(
+        membranes.flatten(0, 1).split(rows), slope.flatten(0, 1).split(rows), strict=True
+    ):
+        derivative(torch.sub(part, threshold, out=out))
+    return slope
+
+
+def _derivative(surrogate: Surrogate) -> Callable[[Tensor], object]:
+    """Return a function that replaces distances from the threshold by the surrogate's slope.
+
+    snntorch's usual surrogates are closures whose backward pass takes ten temporaries: their
+    formulas are applied in place. Any other one is differentiated by its own backward pass.
+    """
+    kind = getattr(surrogate, "__qualname__", "").removesuffix(".<locals>.inner")
+    if getattr(surrogate, "__module__", "") == snntorch.surrogate.__name__:
+        constants = getclosurevars(surrogate).nonlocals
+        if kind == "atan":  # a / 2 / (1 + (pi a x / 2)^2)
+            half = constants["alpha"] / 2
+            return lambda x: x.mul_(math.pi * half).square_().add_(1).reciprocal_().mul_(half)
+        if kind == "fast_sigmoid":  # 1 / (1 + k |x|)^2
+            return lambda x: x.abs_().mul_(constants["slope"]).add_(1).square_().reciprocal_()
+
+    def differentiate(x: Tensor) -> None:
+        with torch.enable_grad():
+            distance = x.clone().requires_grad_()
+            spikes = surrogate(distance)
+        x.copy_(torch.autograd.grad(spikes, distance, torch.ones_like(spikes))[0])
+
+    return differentiate
 
 
 class SpikingLayer(LIF):
@@ -125,14 +241,24 @@ class SpikingLayer(LIF):
         synapse: Maps `(N, ...)` to currents `(N, units, ...)`; runs with time folded into the
             batch, and once only where its input is constant in time.
         num_steps: Number of time steps T.
-        **neuron: `beta`, `threshold`, `surrogate`, `reset` of `LIF`.
+        **neuron: `beta`, `threshold`, `surrogate`, `reset` and the like of `LIF`.
     """
 
     def __init__(self, synapse: nn.Module, num_steps: int, **neuron: object) -> None:
         super().__init__(num_steps, **neuron)  # type: ignore[arg-type]
         self.synapse = synapse
 
-    def forward(self, inputs: Tensor) -> Scan:
-        """Scan the neurons over the currents that `inputs` `(T or 1, N, ...)` evoke."""
-        current = self.synapse(inputs.flatten(0, 1))
-        return super().forward(current.unflatten(0, inputs.shape[:2]))
+    def forward(  # type: ignore[override]
+        self, inputs: Tensor, residual: Tensor | None = None, keeps_spikes: bool = True
+    ) -> Scan:
+        """Scan the neurons over the currents that `inputs` `(T or 1, N, ...)` evoke.
+
+        A residual current `(T or 1, N, units, ...)` is added to them.
+        """
+        folded = inputs.flatten(0, 1)
+        if folded.dtype == torch.uint8 and not isinstance(self.synapse, Convolution):
+            folded = folded.float()
+        current = self.synapse(folded).unflatten(0, inputs.shape[:2])
+        return super().forward(
+            current if residual is None else current + residual, keeps_spikes=keeps_spikes
+        )

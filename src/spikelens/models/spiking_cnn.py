@@ -54,7 +54,7 @@ class SpikingCNN(nn.Module):
         signal: Tensor = self.encoder(images)
         for name in self.layer_names:
             signal = self.get_submodule(name)(signal).spikes
-        return signal
+        return signal.float()
 
 
 def csnn(

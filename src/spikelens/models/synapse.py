@@ -1,12 +1,24 @@
 """What lies between the spikes of one layer and the currents of the next."""
 
-from torch import nn
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from spikelens.kernels.scan import compiler_of
+
+# Of the values convolved in training, the share of non-zeros up to which events are faster.
+_SPARSE = 0.2
 
 
 class Convolution(nn.Sequential):
     """A convolution and what directly follows it: batch normalisation, max-pooling.
 
-    Maps `(N, in_channels, H, W)` to `(N, out_channels, H', W')`.
+    Maps `(N, in_channels, H, W)` to `(N, out_channels, H', W')`. Without gradients and in
+    evaluation mode the normalisation is folded into the weights; uint8 inputs, spikes, are
+    convolved by events (`spikelens.kernels.event_convolution`), and so are sparse float32 inputs
+    in training.
 
     Args:
         in_channels: Channels before.
@@ -33,3 +45,87 @@ class Convolution(nn.Sequential):
         )
         norm = [nn.BatchNorm2d(out_channels)] if has_norm else []
         super().__init__(convolution, *norm, *([nn.MaxPool2d(pool)] if pool > 1 else []))
+        self.stride, self.padding, self.has_norm, self.pool = stride, padding, has_norm, pool
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the currents `(N, out_channels, H', W')` of `inputs` `(N, in_channels, H, W)`."""
+        weight, bias = self[0].weight, self[0].bias
+        is_folded = self.has_norm and not self.training and not torch.is_grad_enabled()
+        if is_folded:
+            weight, bias = _fold(weight, self[1])
+        has_norm = self.has_norm and not is_folded
+        if _is_sparse(inputs):
+            currents = _EventConvolution.apply(
+                inputs, weight, bias, self.stride, self.padding, 1 if has_norm else self.pool
+            )
+            if not has_norm:
+                return currents
+        else:
+            currents = functional.conv2d(
+                inputs.to(weight.dtype), weight, bias, self.stride, self.padding
+            )
+        if has_norm:
+            currents = self[1](currents)
+        return functional.max_pool2d(currents, self.pool) if self.pool > 1 else currents
+
+
+def _fold(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return the weight and bias of a convolution and the normalisation behind it."""
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale
+
+
+def _is_sparse(inputs: Tensor) -> bool:
+    if compiler_of(inputs.device.type) != "numba":
+        return False
+    if inputs.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        return inputs.dtype == torch.uint8
+    # A choice by content would make an evaluation depend on its batch: training only.
+    if not torch.is_grad_enabled():
+        return False
+    # Of spikes the sum of sizes is their number, and faster than counting; of images it is large.
+    return float(inputs.detach().norm(1)) < _SPARSE * inputs.numel()
+
+
+class _EventConvolution(torch.autograd.Function):
+    """`event_convolution.convolve` and its gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        spikes: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: int,
+        padding: int,
+        pool: int,
+    ) -> Tensor:
+        # Only where numba is: it takes a second to import.
+        from spikelens.kernels import event_convolution as events
+
+        pooling = events.Pooling(stride, padding, pool)
+        marks = pool > 1 and any(ctx.needs_input_grad)
+        currents, largest = events.convolve(spikes, weight, bias, pooling, marks)
+        ctx.save_for_backward(spikes, weight, largest)
+        ctx.pooling = pooling
+        return currents
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        from spikelens.kernels import event_convolution as events
+
+        spikes, weight, largest = ctx.saved_tensors
+        stride, padding, pool = ctx.pooling
+        if largest is not None:
+            sides = events.sides(spikes, weight, ctx.pooling)
+            grad = events.unpool(grad, largest, sides, pool)
+        grad_spikes = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            # The gradient is not sparse: a dense convolution.
+            grad_spikes = torch.nn.grad.conv2d_input(spikes.shape, weight, grad, stride, padding)
+        if ctx.needs_input_grad[1]:
+            grad_weight = events.weight_gradient(spikes, grad, weight, ctx.pooling)
+        grad_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+        return grad_spikes, grad_weight, grad_bias, None, None, None
