@@ -170,7 +170,7 @@ def _places(
 
 
 @numba.njit(nogil=True, cache=True)
-def _sort(frame, word, events, begins, places, values):  # type: ignore[no-untyped-def]
+def _sort(frame, word, events, begins, places, values):
     """List the places of a frame's spikes `(H * W, C)` channel by channel.
 
     Args:
@@ -206,7 +206,7 @@ def _sort(frame, word, events, begins, places, values):  # type: ignore[no-untyp
 
 
 @numba.njit(nogil=True, cache=True)
-def _lists(size, num_channels, block):  # type: ignore[no-untyped-def]
+def _lists(size, num_channels, block):
     """Allocate what `_sort` writes to for a block of frames of `size` neurons."""
     word = np.zeros((num_channels + 7) // 8 * 8, np.uint8)
     events, places = np.empty((size + 1, 2), np.int32), np.empty((block, size), np.int32)
@@ -215,7 +215,7 @@ def _lists(size, num_channels, block):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _convolve(  # type: ignore[no-untyped-def]
+def _convolve(
     start, stop, spikes, table, runs, bias, out, largest, block, rows, columns, stride, pool
 ):
     num_channels, num_units = len(runs), len(bias)
@@ -247,7 +247,7 @@ def _convolve(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _pool(sums, out, largest, frame, pool):  # type: ignore[no-untyped-def]
+def _pool(sums, out, largest, frame, pool):
     """Write the largest of each square of the sums (rows, columns * K) to (H', W', K)."""
     num_units = out.shape[2]
     for y in range(out.shape[0]):
@@ -271,9 +271,7 @@ def _pool(sums, out, largest, frame, pool):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _gradient(  # type: ignore[no-untyped-def]
-    start, stop, spikes, table, grad, runs, block, stride
-):
+def _gradient(start, stop, spikes, table, grad, runs, block, stride):
     num_channels, rows = len(runs), grad.shape[1]
     lists = _lists(spikes.shape[1] * num_channels, num_channels, block)
     word, events, begins, places, values = lists
@@ -296,7 +294,7 @@ def _gradient(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _unpool(start, stop, grad, largest, out, pool):  # type: ignore[no-untyped-def]
+def _unpool(start, stop, grad, largest, out, pool):
     for frame in range(start, stop):
         for y in range(grad.shape[1]):
             for x in range(grad.shape[2]):

@@ -97,7 +97,7 @@ def _in_blocks(work: Callable[..., None], layer: Tensor) -> None:
 
 
 @numba.njit(nogil=True, cache=True)
-def _place(item, num_neurons):  # type: ignore[no-untyped-def]
+def _place(item, num_neurons):
     """Return the image of a block, its first neuron and the one behind its last."""
     num_blocks = (num_neurons + _BLOCK - 1) // _BLOCK
     first = item % num_blocks * _BLOCK
@@ -105,7 +105,7 @@ def _place(item, num_neurons):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _step(state, drive, beta, threshold, resets):  # type: ignore[no-untyped-def]
+def _step(state, drive, beta, threshold, resets):
     """Return one neuron's membrane before and after an immediate reset, and its spike."""
     if resets is None:
         before = beta * state + drive - (threshold if state > threshold else _ZERO)
@@ -120,9 +120,7 @@ def _step(state, drive, beta, threshold, resets):  # type: ignore[no-untyped-def
 
 
 @numba.njit(nogil=True, cache=True)
-def _count(  # type: ignore[no-untyped-def]
-    start, stop, current, num_steps, beta, threshold, resets, rate, membrane, spikes, one
-):
+def _count(start, stop, current, num_steps, beta, threshold, resets, rate, membrane, spikes, one):
     state, fired, total = (
         np.empty(_BLOCK, np.float32),
         np.empty(_BLOCK, np.float32),
@@ -152,7 +150,7 @@ def _count(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _record(  # type: ignore[no-untyped-def]
+def _record(
     start, stop, current, num_steps, beta, threshold, resets, membranes, rested, spikes, one
 ):
     state = np.empty(_BLOCK, np.float32)
@@ -176,7 +174,7 @@ def _record(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _backward(  # type: ignore[no-untyped-def]
+def _backward(
     start,
     stop,
     grad_spikes,
