@@ -117,7 +117,7 @@ def test_hooks_are_removed_after_success_and_failure(tiny_network):
     with pytest.raises(KeyError), Recorder(tiny_network, [Neuron("conv1", 0), Neuron("no", 1)]):
         pass
     assert num_hooks(tiny_network) == 0
-    tiny_network.conv3.synapse = Boom()
+    tiny_network.conv1.synapse = Boom()
     with pytest.raises(ArithmeticError), Recorder(tiny_network, neurons) as recorder:
         recorder.respond(torch.rand(2, 1, 8, 8))
     assert num_hooks(tiny_network) == 0

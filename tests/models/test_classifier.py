@@ -8,6 +8,7 @@ import torch
 from spikelens.data.base import ImageSpec
 from spikelens.models.classifier import SpikingClassifier
 from spikelens.models.spiking_cnn import small
+from spikelens.models.spiking_resnet import resnet18
 
 LAYERS = ("conv1", "conv2", "conv3", "fc1", "output")
 NETWORK = functools.partial(small, num_steps=4, width=4)
@@ -42,6 +43,14 @@ def test_the_documented_metrics_are_logged_and_no_others(halves, quiet_trainer):
     assert all(0.0 <= trainer.callback_metrics[name] <= 1.0 for name in per_layer)
     trainer.test(model, datamodule=halves, verbose=False)
     assert "test/accuracy" in trainer.callback_metrics
+
+
+def test_layers_inside_blocks_are_logged_by_their_dotted_names(halves, quiet_trainer):
+    network = functools.partial(resnet18, num_steps=2, width=2)
+    trainer = quiet_trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=1)
+    trainer.fit(SpikingClassifier(halves.spec, network), datamodule=halves)
+    names = {"rate/stem", "rate/block1.mid", "silent/block8.out", "rate/output"}
+    assert names <= set(trainer.callback_metrics)
 
 
 @pytest.fixture
@@ -84,7 +93,7 @@ def test_rates_and_silence_are_over_all_images_whatever_the_batches(uneven, quie
     for name, scan in scans.items():
         units = scan.spikes.movedim(2, 0).flatten(1)
         silent = (units.amax(1) == 0).float().mean().item()
-        assert metrics[f"rate/{name}"] == pytest.approx(scan.spikes.mean().item(), abs=1e-6)
+        assert metrics[f"rate/{name}"] == pytest.approx(scan.rate.mean().item(), abs=1e-6)
         assert metrics[f"silent/{name}"] == pytest.approx(silent)
     assert metrics["silent/conv1"] >= 0.25
 

@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from spikelens.am.neurons import Neuron
 from spikelens.models.lif import LIF, Scan
+from spikelens.models.spiking_network import SpikingNetwork
 
 # What snntorch's neurons remember from call to call.
 _STATES = ("mem", "syn", "syn_exc", "syn_inh", "spk")
@@ -117,7 +118,8 @@ class Recorder:
     def __enter__(self) -> "Recorder":
         known = spiking_layers(self.network)
         # All layers are looked up before the first hook is set: a wrong name leaves none behind.
-        layers = {neuron.layer: known[neuron.layer] for neuron in self.neurons}
+        asked = {neuron.layer: known[neuron.layer] for neuron in self.neurons}
+        layers = {name: layer for name, layer in known.items() if name in asked}  # in their order
         device = next(self.network.parameters()).device
         for name, layer in layers.items():
             units = sorted({neuron.unit for neuron in self.neurons if neuron.layer == name})
@@ -147,7 +149,10 @@ class Recorder:
             for tally in self._tallies.values():
                 tally.clear()
             _rest(self.network)
-            self.network(images)
+            if isinstance(self.network, SpikingNetwork):
+                self.network.count(images, until=next(reversed(self._tallies)))
+            else:
+                self.network(images)
             return self._read(images)
 
     def _read(self, images: Tensor) -> Response:

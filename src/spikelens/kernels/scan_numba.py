@@ -165,7 +165,7 @@ def _record(
             if rested is not None:
                 rest = rested[t, n, lo:hi]
             for i in range(hi - lo):
-                before, after, spike = _step(state[i], drive[i], b[i], th[i], resets)
+                before, after, _ = _step(state[i], drive[i], b[i], th[i], resets)
                 state[i] = after
                 kept[i] = before
                 out[i] = one if before > th[i] else silence

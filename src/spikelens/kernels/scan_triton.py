@@ -1,5 +1,5 @@
 # Triton gives annotations a meaning of its own, and its compile-time arguments are in capitals.
-# ruff: noqa: ANN001, ANN202, N803
+# ruff: noqa: N803
 # mypy: disable-error-code="import-untyped, import-not-found, no-untyped-def, untyped-decorator"
 """The leaky integrate-and-fire scan over time as Triton kernels, for tensors on a GPU.
 

@@ -6,14 +6,13 @@ from typing import Any
 import lightning as L
 import snntorch.functional
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from spikelens.data.base import ImageSpec
-from spikelens.models.lif import Scan
 from spikelens.models.optimization import BuildOptimizer, BuildScheduler, build_optimizer
-from spikelens.models.spiking_cnn import SpikingCNN
+from spikelens.models.spiking_network import SpikingNetwork
 
 
 class SpikingClassifier(L.LightningModule):
@@ -36,7 +35,7 @@ class SpikingClassifier(L.LightningModule):
     def __init__(
         self,
         images: ImageSpec,
-        network: Callable[..., SpikingCNN],
+        network: Callable[..., SpikingNetwork],
         loss: Callable[[Tensor, Tensor], Tensor] | None = None,
         optimizer: BuildOptimizer | None = None,
         scheduler: BuildScheduler | None = None,
@@ -54,10 +53,8 @@ class SpikingClassifier(L.LightningModule):
             {f"{stage}/accuracy": accuracy.clone() for stage in ("train", "val", "test")},
             compute_groups=False,  # each sees images of its own
         )
-        names = self.network.layer_names
-        self.rates = MetricCollection(
-            {f"rate/{name}": MeanMetric() for name in names}, compute_groups=False
-        )
+        # A list: torch's dictionaries of modules refuse the dots in a layer's name.
+        self.rates = nn.ModuleList(MeanMetric() for _ in self.network.layer_names)
         self.unit_rates: dict[str, Tensor] = {}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -76,14 +73,20 @@ class SpikingClassifier(L.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
         """Score one batch and count every unit's spikes."""
-        scans = self.network.scans(batch[0])
-        self._score("val", scans[self.network.layer_names[-1]].spikes.float(), batch[1])
-        for name, scan in scans.items():
-            self._count(name, scan)
+        spikes = torch.empty(0)
+        # A layer's spikes are let go of before the next layer but one runs.
+        for (name, scan), rate in zip(self.network.run(batch[0]), self.rates, strict=True):
+            assert scan.rate is not None  # validation records no gradients
+            rate(scan.rate.mean(), weight=len(scan.rate))
+            units = scan.rate.sum([dim for dim in range(scan.rate.dim()) if dim != 1])
+            self.unit_rates[name] = self.unit_rates.get(name, torch.zeros_like(units)) + units
+            spikes = scan.spikes
+        self._score("val", spikes.float(), batch[1])
 
     def on_validation_epoch_end(self) -> None:
         """Log how much each layer fires and how many of its units never do."""
-        self.log_dict(self.rates)
+        names = [f"rate/{name}" for name in self.network.layer_names]
+        self.log_dict(dict(zip(names, self.rates, strict=True)))  # type: ignore[arg-type]
         for name, rate in self.unit_rates.items():
             self.log(f"silent/{name}", (rate == 0).float().mean())
 
@@ -103,9 +106,3 @@ class SpikingClassifier(L.LightningModule):
         self.log(f"{stage}/loss", loss, prog_bar=not is_eval, batch_size=len(labels))
         self.log(f"{stage}/accuracy", accuracy, on_step=False, on_epoch=True, prog_bar=True)
         return loss
-
-    def _count(self, name: str, scan: Scan) -> None:
-        assert scan.rate is not None  # validation records no gradients
-        self.rates[f"rate/{name}"](scan.rate.mean(), weight=len(scan.rate))
-        units = scan.rate.sum([dim for dim in range(scan.rate.dim()) if dim != 1])
-        self.unit_rates[name] = self.unit_rates.get(name, torch.zeros_like(units)) + units

@@ -85,6 +85,8 @@ class LIF(nn.Module):
                 f"Argument `reset` must be 'subtract', 'zero' or 'none', but got {reset!r}."
             )
         self.num_steps, self.reset, self.is_delayed = num_steps, reset, is_delayed
+        # Without gradients: whether spikes are written, or their means alone.
+        self.keeps_spikes = True
         # Holds the constants and the surrogate; its own step by step forward is never called.
         self.leaky = snntorch.Leaky(
             beta=beta,
@@ -96,14 +98,11 @@ class LIF(nn.Module):
             reset_delay=is_delayed,
         )
 
-    def forward(
-        self, current: Tensor, keeps_spikes: bool = True, keeps_membranes: bool = False
-    ) -> Scan:
+    def forward(self, current: Tensor, keeps_membranes: bool = False) -> Scan:
         """Integrate a current and fire.
 
         Args:
             current: Input current, float `(T, N, units, ...)`, or `(1, N, ...)` for a constant one.
-            keeps_spikes: Whether spikes are wanted, or their means alone; without gradients only.
             keeps_membranes: Whether membranes are wanted.
 
         Returns:
@@ -120,7 +119,7 @@ class LIF(nn.Module):
         if torch.is_grad_enabled() or keeps_membranes:
             scan = self._record(frames, constants, keeps_membranes)
         else:
-            scan = self._count(frames, constants, keeps_spikes)
+            scan = self._count(frames, constants)
         steps = [
             None if x is None else x.unflatten(-1, neurons).movedim(-1, x.dim() - 1) for x in scan
         ]
@@ -133,11 +132,11 @@ class LIF(nn.Module):
         )
         return Scan(spikes, membranes=membranes if keeps_membranes else None)
 
-    def _count(self, frames: Tensor, constants: list[Tensor], keeps_spikes: bool) -> Scan:
+    def _count(self, frames: Tensor, constants: list[Tensor]) -> Scan:
         dynamics = Dynamics(*constants, self.reset, self.is_delayed)
         rate, membrane = torch.empty((2, *frames.shape[1:]), device=frames.device)
         spikes = None
-        if keeps_spikes:
+        if self.keeps_spikes:
             shape = self.num_steps, *rate.shape
             spikes = torch.empty(shape, dtype=spike_type(frames.device), device=frames.device)
         scan_of(frames.device.type).count(frames, self.num_steps, dynamics, spikes, rate, membrane)
@@ -249,7 +248,7 @@ class SpikingLayer(LIF):
         self.synapse = synapse
 
     def forward(  # type: ignore[override]
-        self, inputs: Tensor, residual: Tensor | None = None, keeps_spikes: bool = True
+        self, inputs: Tensor, residual: Tensor | None = None
     ) -> Scan:
         """Scan the neurons over the currents that `inputs` `(T or 1, N, ...)` evoke.
 
@@ -259,6 +258,4 @@ class SpikingLayer(LIF):
         if folded.dtype == torch.uint8 and not isinstance(self.synapse, Convolution):
             folded = folded.float()
         current = self.synapse(folded).unflatten(0, inputs.shape[:2])
-        return super().forward(
-            current if residual is None else current + residual, keeps_spikes=keeps_spikes
-        )
+        return super().forward(current if residual is None else current + residual)

@@ -1,60 +1,29 @@
 """Spiking convolutional networks, written layer by layer with time folded into the batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from spikelens.models.encoding import Encoder
 from spikelens.models.lif import Scan, SpikingLayer
+from spikelens.models.spiking_network import SpikingNetwork, Surrogate
 from spikelens.models.synapse import Convolution
 
-Surrogate = Callable[[Tensor], Tensor]
 
-
-class SpikingCNN(nn.Module):
+class SpikingCNN(SpikingNetwork):
     """A chain of spiking layers behind an encoder.
 
-    Every layer sees all time steps at once, so that convolutions run over `T * N` maps in one
-    call, and over `N` only where the input is constant in time (direct encoding).
-
     Args:
-        layers: Name and layer, in order; the last one has one unit a class.
+        parts: Name and layer, in order, each a `SpikingLayer`; the last one has one unit a class.
         encoder: Turns images into inputs over time.
     """
 
-    def __init__(self, layers: Mapping[str, SpikingLayer], encoder: Encoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.layer_names = tuple(layers)
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-        # The format in which convolutions and poolings run fastest, on a CPU too.
-        self.to(memory_format=torch.channels_last)
-
-    def scans(self, images: Tensor) -> dict[str, Scan]:
-        """Run every layer and keep what it did.
-
-        Args:
-            images: `(N, C, H, W)` in [0, 1].
-
-        Returns:
-            The scan of each layer by its name, in order.
-        """
-        signal = self.encoder(images)
-        scans = {}
+    def _run(self, signal: Tensor) -> Iterator[Scan]:
         for name in self.layer_names:
-            scans[name] = self.get_submodule(name)(signal)
-            signal = scans[name].spikes
-        return scans
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the output's spikes `(T, N, classes)` for images `(N, C, H, W)` in [0, 1]."""
-        signal: Tensor = self.encoder(images)
-        for name in self.layer_names:
-            signal = self.get_submodule(name)(signal).spikes
-        return signal.float()
+            scan = self.get_submodule(name)(signal)
+            yield scan
+            signal = scan.spikes
 
 
 def csnn(
