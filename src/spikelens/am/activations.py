@@ -113,6 +113,9 @@ class Recorder:
     def __init__(self, network: nn.Module, neurons: Sequence[Neuron]) -> None:
         self.network, self.neurons = network, list(neurons)
         self._tallies: dict[str, _Tally] = {}
+        # By layer and read-out: columns of the response, and rows of what the tally picks. On the
+        # device, so that reading makes the host wait for nothing.
+        self._places: dict[tuple[str, str], tuple[Tensor, ...]] = {}
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> "Recorder":
@@ -124,6 +127,12 @@ class Recorder:
         for name, layer in layers.items():
             units = sorted({neuron.unit for neuron in self.neurons if neuron.layer == name})
             self._tallies[name] = _Tally(torch.tensor(units, device=device))
+            for readout in {n.readout for n in self.neurons if n.layer == name}:
+                columns = [
+                    k for k, n in enumerate(self.neurons) if (n.layer, n.readout) == (name, readout)
+                ]
+                rows = [units.index(self.neurons[k].unit) for k in columns]
+                self._places[name, readout] = tuple(torch.tensor([columns, rows], device=device))
             self._handles.append(layer.register_forward_hook(self._tallies[name].hook))
         return self
 
@@ -159,16 +168,12 @@ class Recorder:
         shape = len(images), len(self.neurons)
         activations = torch.empty(shape, device=images.device)
         scores = torch.empty_like(activations)
-        for name, tally in self._tallies.items():
-            rates, membranes = tally.means()
-            units = tally.units.tolist() if tally.units is not None else []
-            for readout in {n.readout for n in self.neurons if n.layer == name}:
-                columns = [
-                    k for k, n in enumerate(self.neurons) if (n.layer, n.readout) == (name, readout)
-                ]
-                rows = [units.index(self.neurons[k].unit) for k in columns]
-                read, score = _reduce(rates[:, rows], membranes[:, rows], readout, tally.num_steps)
-                activations[:, columns], scores[:, columns] = read, score
+        for (layer, readout), (columns, rows) in self._places.items():
+            tally = self._tallies[layer]
+            rates, membranes = (means.index_select(1, rows) for means in tally.means())
+            read, score = _reduce(rates, membranes, readout, tally.num_steps)
+            activations.index_copy_(1, columns, read)
+            scores.index_copy_(1, columns, score)
         return Response(activations, scores)
 
 

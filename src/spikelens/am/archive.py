@@ -78,18 +78,21 @@ class Archive:
         return torch.where((chosen < num_kept).unsqueeze(2), kept, new)
 
     def _distinct(self, indices: Tensor, response: Response) -> tuple[Tensor, Tensor, Tensor]:
-        """Merge equal multi-indices: each neuron keeps the best finite value of its own."""
-        _, inverse = torch.unique(self._hash(indices), return_inverse=True)
-        rows = torch.arange(len(indices), device=indices.device)
-        num_distinct = int(inverse.max()) + 1
-        first = torch.full((num_distinct,), len(indices), device=indices.device)
-        first = first.scatter_reduce(0, inverse, rows, "amin")
+        """Merge equal multi-indices: each neuron keeps the best finite value of its own.
+
+        As many as came are returned, those beyond the distinct ones without a finite value: to
+        count the distinct ones would make the host wait for the device.
+        """
+        hashes, order = self._hash(indices).sort(stable=True)
+        is_new = torch.ones_like(hashes, dtype=torch.bool)
+        is_new[1:] = hashes[1:] != hashes[:-1]
+        group = torch.empty_like(order).scatter_(0, order, is_new.cumsum(0) - 1)
+        first = torch.zeros_like(order).scatter_(0, is_new.cumsum(0) - 1, order)
         merged = []
         for values in response:  # one image evokes one response: the best is the only one
-            shape = values.shape[1], num_distinct
-            best = torch.full(shape, -torch.inf, device=values.device)
+            best = values.new_full((values.shape[1], len(order)), -torch.inf, dtype=torch.float32)
             finite = values.T.float().where(response.scores.T.isfinite(), -torch.inf)
-            merged.append(best.scatter_reduce(1, inverse.expand(shape[0], -1), finite, "amax"))
+            merged.append(best.scatter_reduce(1, group.expand(len(best), -1), finite, "amax"))
         activations, scores = merged
         return indices[first], scores, activations
 

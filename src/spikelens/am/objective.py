@@ -3,12 +3,17 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from spikelens.am.activations import Recorder, Response
+from spikelens.am.activations import Recorder, Response, layer_shapes
 from spikelens.arguments import require_integers
 from spikelens.data.base import unit_range
 from spikelens.generators.base import Generator
+from spikelens.precision import autocast, require_precision
+
+# Bytes that one chunk's spikes and currents may take, and most images in it, by device: beyond
+# these a CPU gains nothing, and the last chunk of a round is filled up for nothing.
+_LIMITS = {"cpu": (2**30, 64), "cuda": (2**32, 256)}
 
 
 class Objective:
@@ -16,28 +21,35 @@ class Objective:
 
     Pure: the same multi-index gives the same activations whatever is evaluated with it or came
     before. Work is cut into chunks of one size (the last one is filled up), because the kernels
-    that libraries choose, and with them the last bits of a sum, depend on the batch size.
+    that libraries choose, and with them the last bits of a sum, depend on the batch size. Where a
+    GPU's memory does not suffice for a chunk, it is halved for good.
 
     Args:
         generator: Draws the images.
         recorder: An open recorder of the K neurons.
-        chunk: Images shown at once, positive: bounds the memory used.
+        chunk: Images shown at once, positive: bounds the memory used. None for what fits a working
+            set of 1 GiB (4 GiB on a GPU), see `fitting_chunk`.
         on_shown: Called with the number of images after each chunk.
+        precision: `float32`, `bfloat16` or `auto`; see `spikelens.precision`.
 
     Raises:
-        ValueError: If `chunk` is not positive.
+        ValueError: If `chunk` is not positive, or the precision unknown.
     """
 
     def __init__(
         self,
         generator: Generator,
         recorder: Recorder,
-        chunk: int = 64,
+        chunk: int | None = None,
         on_shown: Callable[[int], None] = lambda _: None,
+        precision: str = "float32",
     ) -> None:
+        require_precision(precision)
+        if chunk is None:
+            chunk = fitting_chunk(recorder.network, generator.image_shape)
         require_integers(1, chunk=chunk)
         self.generator, self.recorder, self.chunk = generator, recorder, chunk
-        self.on_shown = on_shown
+        self.on_shown, self.precision = on_shown, precision
         self.device = next(recorder.network.parameters()).device
 
     def __call__(self, indices: Tensor) -> Response:
@@ -49,10 +61,46 @@ class Objective:
         return self._in_chunks(images, unit_range)
 
     def _in_chunks(self, inputs: Tensor, draw: Callable[[Tensor], Tensor]) -> Response:
-        parts = []
-        for part in inputs.split(self.chunk):
-            filled = torch.cat([part, part[:1].expand(self.chunk - len(part), *part.shape[1:])])
-            response = self.recorder.respond(draw(filled.to(self.device)))
-            parts.append(Response(*(values[: len(part)] for values in response)))
+        parts, done = [], 0
+        while done < len(inputs):
+            part = inputs[done : done + self.chunk].to(self.device)
+            try:
+                response = self._show(part, draw)
+            except torch.OutOfMemoryError:
+                if self.chunk == 1:
+                    raise
+                self.chunk //= 2
+                continue
+            parts.append(response)
+            done += len(part)
             self.on_shown(len(part))
         return Response(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+    def _show(self, part: Tensor, draw: Callable[[Tensor], Tensor]) -> Response:
+        filled = torch.cat([part, part[:1].expand(self.chunk - len(part), *part.shape[1:])])
+        with autocast(self.precision, self.device):
+            response = self.recorder.respond(draw(filled).float())
+        return Response(*(values[: len(part)] for values in response))
+
+
+def fitting_chunk(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Return how many images at once fit the working set, from 1 to 64 (256 on a GPU).
+
+    It depends on the network and the kind of device alone, so that a search gives the same on
+    every machine of a kind; only a machine with less free memory than that takes fewer.
+
+    Args:
+        network: See `spikelens.am.activations.spiking_layers`.
+        image_shape: `(C, H, W)`.
+    """
+    device = next(network.parameters()).device
+    shapes = layer_shapes(network, image_shape)
+    sizes = [torch.Size(shape).numel() for shape in shapes.values()]
+    # A layer reads the spikes of the one before while its own currents and spikes are made.
+    neurons = max(a + b for a, b in zip([0, *sizes], [*sizes, 0], strict=True))
+    num_steps = max(getattr(network.get_submodule(name), "num_steps", 1) for name in shapes)
+    working_set, most = _LIMITS.get(device.type, _LIMITS["cpu"])
+    if device.type == "cuda":
+        working_set = min(working_set, torch.cuda.mem_get_info(device)[0] // 2)
+    chunk = min(most, working_set // (4 * num_steps * neurons))
+    return max(1, chunk // 8 * 8 or chunk)

@@ -16,6 +16,7 @@ from spikelens.am.search import Progress, SearchResult, maximize
 from spikelens.arguments import require_integers
 from spikelens.data.base import unit_range
 from spikelens.generators.base import Generator, check_fit, check_points
+from spikelens.precision import require_precision
 from spikelens.selectivity import Selectivity, measure
 
 
@@ -29,8 +30,11 @@ class SearchPlan:
             not negative; they count.
         num_elites: Elites kept for each neuron, positive.
         num_top: Best natural images kept beside the stimulus, positive.
-        chunk: Images shown at once, at most.
+        chunk: Images shown at once, at most; None for what fits the working set, see
+            `spikelens.am.objective.fitting_chunk`.
         is_pooled: Whether a neuron profits from images proposed for others.
+        precision: Of the search: `float32`, `bfloat16`, or `auto`, which is bfloat16 where the
+            device is faster in it. What is reported is float32 in any case.
         seed: Seed of the search.
     """
 
@@ -38,13 +42,16 @@ class SearchPlan:
     num_starts: int = 8
     num_elites: int = 32
     num_top: int = 4
-    chunk: int = 64
+    chunk: int | None = None
     is_pooled: bool = True
+    precision: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
         require_integers(1, budget=self.budget, num_elites=self.num_elites, num_top=self.num_top)
-        require_integers(1, chunk=self.chunk)
+        if self.chunk is not None:
+            require_integers(1, chunk=self.chunk)
+        require_precision(self.precision)
         require_integers(0, num_starts=self.num_starts, seed=self.seed)
 
 
@@ -125,10 +132,12 @@ def probe_neurons(
         ceiling = torch.tensor([neuron.ceiling for neuron in neurons], device=objective.device)
         searcher = optimizer(generator, archive, seed=plan.seed)
         # Few neurons propose few images a round: a chunk is not filled up beyond that.
-        objective.chunk = min(plan.chunk, len(neurons) * searcher.batch)
+        objective.chunk = min(objective.chunk, len(neurons) * searcher.batch)
+        objective.precision = plan.precision
         result = maximize(
             objective, searcher, archive, plan.budget, start, ceiling, plan.is_pooled, count.note
         )
+        objective.precision = "float32"
         final = objective(result.indices)
     activations = final.activations.diagonal().cpu()
     natural_activations = answers.activations.amax(0).cpu()

@@ -82,27 +82,29 @@ def maximize(
     began = time.perf_counter()
     num_neurons = len(archive.scores)
     left = torch.full((num_neurons,), budget)
-    curve = []
+    ceilings = torch.as_tensor(ceiling, dtype=torch.float32).cpu()
+    curve: list[Tensor] = []
     stop = StopReason.BUDGET
+    activations, scores = _state(archive)
     while left.any():
-        is_active = (archive.activations[:, 0] < ceiling) | ~archive.best.isfinite()
+        is_active = (activations < ceilings) | ~scores.isfinite()
         if not is_active.any():
             stop = StopReason.SATURATED
             break
         asked = optimizer.ask() if start is None else start
-        places = torch.arange(asked.shape[1])
-        is_shown = is_active.cpu()[:, None] & (places < left[:, None])  # (K, b)
+        is_shown = is_active[:, None] & (torch.arange(asked.shape[1]) < left[:, None])  # (K, b)
         if not is_shown.any():
             break  # those with budget left are at their ceiling
-        scores = _show(objective, asked, is_shown, archive, is_pooled)
+        answers = _show(objective, asked, is_shown, archive, is_pooled)
         if start is None:
-            optimizer.tell(scores)
+            optimizer.tell(answers)
         start = None
         left -= is_shown.sum(1)
-        curve.append(archive.activations[:, 0].cpu())
+        activations, scores = _state(archive)
+        curve.append(activations)
         if progress is not None:
             total = num_neurons * budget
-            progress(total - int(left.sum()), total, float(curve[-1].mean()))
+            progress(total - int(left.sum()), total, float(activations.mean()))
     return SearchResult(
         indices=archive.indices[:, 0],
         activations=archive.activations[:, 0],
@@ -125,13 +127,18 @@ def _show(
     Returns:
         What each neuron answered to its own proposals, `(K, b)`; NaN for what was not shown.
     """
-    shown = is_shown.to(asked.device)
-    response = objective(asked[shown])
-    proposer = shown.nonzero()[:, 0]
-    is_own = proposer[:, None] == torch.arange(len(asked), device=asked.device)  # (N, K)
-    scores = response.scores.new_full(shown.shape, torch.nan)
-    scores[shown] = response.scores[is_own]
+    neurons, places = (index.to(asked.device) for index in is_shown.nonzero(as_tuple=True))
+    shown = asked[neurons, places]
+    response = objective(shown)
+    answers = response.scores.new_full(is_shown.shape, torch.nan)
+    answers[neurons, places] = response.scores.gather(1, neurons[:, None]).squeeze(1)
     if not is_pooled:
+        is_own = neurons[:, None] == torch.arange(len(asked), device=asked.device)  # (N, K)
         response = Response(*(values.where(is_own, torch.nan) for values in response))
-    archive.add(asked[shown], response)
-    return scores
+    archive.add(shown, response)
+    return answers
+
+
+def _state(archive: Archive) -> Tensor:
+    """Fetch each neuron's best activation and score, `(2, K)`: the one wait for the device."""
+    return torch.stack([archive.activations[:, 0], archive.best]).cpu()

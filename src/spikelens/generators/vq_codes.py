@@ -21,7 +21,8 @@ class VQCodes(nn.Module):
 
     def __init__(self, vqvae: VQVAE, smoothing: float = 0.1) -> None:
         super().__init__()
-        self.vqvae = vqvae.requires_grad_(False).eval()
+        # The format in which convolutions run fastest: decoding is part of every evaluation.
+        self.vqvae = vqvae.requires_grad_(False).eval().to(memory_format=torch.channels_last)
         side, (num_positions, num_codes) = vqvae.code_side, vqvae.code_counts.shape
         self.image_shape = vqvae.images.image_shape
         self.mode_sizes = (num_codes,) * num_positions

@@ -61,9 +61,8 @@ class Convolution(nn.Sequential):
             if not has_norm:
                 return currents
         else:
-            currents = functional.conv2d(
-                inputs.to(weight.dtype), weight, bias, self.stride, self.padding
-            )
+            signal = inputs.float() if inputs.dtype == torch.uint8 else inputs
+            currents = functional.conv2d(signal, weight, bias, self.stride, self.padding)
         if has_norm:
             currents = self[1](currents)
         return functional.max_pool2d(currents, self.pool) if self.pool > 1 else currents
