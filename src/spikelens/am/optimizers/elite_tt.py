@@ -67,22 +67,31 @@ class EliteTT(Optimizer):
         self._tables()
 
     def _tables(self) -> None:
-        """Stack prior and kernels, padded to the largest mode, as cumulated distributions."""
+        """Stack the distributions that symbols are drawn from: a row a kernel's, then the prior's.
+
+        The row of a mode's symbol is `kernel_of_mode[mode] + symbol`, that of its prior
+        `prior_of_mode[mode]`.
+        """
         self.sizes = torch.tensor(self.space.mode_sizes, device=self.device)
-        largest = int(self.sizes.max())
-        self.prior = torch.ones(self.num_modes, largest, device=self.device)
+        largest = max(self.space.mode_sizes)
         kernels: dict[int, Tensor] = {}
         which = []
-        for mode, prior in enumerate(self.space.prior):
-            self.prior[mode, : len(prior)] = prior.to(self.device).cumsum(0)
+        for mode in range(self.num_modes):
             kernel = self.space.neighbours(mode)
             kernels.setdefault(id(kernel), kernel)
-            which.append(list(kernels).index(id(kernel)))
-        self.kernels = torch.ones(len(kernels), largest, largest, device=self.device)
-        for row, kernel in enumerate(kernels.values()):
-            size = len(kernel)
-            self.kernels[row, :size, :size] = kernel.to(self.device).cumsum(1)
+            which.append(largest * list(kernels).index(id(kernel)))
+        rows = torch.ones(largest * len(kernels) + self.num_modes, largest)
+        for start, kernel in enumerate(kernels.values()):
+            rows[largest * start : largest * start + len(kernel), : len(kernel)] = kernel.cumsum(1)
+        for mode, prior in enumerate(self.space.prior):
+            rows[largest * len(kernels) + mode, : len(prior)] = prior.cumsum(0)
         self.kernel_of_mode = torch.tensor(which, device=self.device)
+        self.prior_of_mode = (
+            torch.arange(self.num_modes, device=self.device) + len(rows) - self.num_modes
+        )
+        self.largest = largest
+        # One sorted list of them all: the row's number, then the cumulated share in 2^-31.
+        self.table = _place(torch.arange(len(rows))[:, None], rows).flatten().to(self.device)
 
     def _propose(self) -> Tensor:
         self._bar = self.archive.scores[:, self.num_elites - 1].clone()
@@ -147,23 +156,30 @@ class EliteTT(Optimizer):
         return kinds.masked_fill(~has_elites[:, None, None], 1)  # nothing known: the prior
 
     def _mutate(self, indices: Tensor) -> Tensor:
-        for kind in range(3):
-            chosen = (self._kinds == kind).nonzero(as_tuple=True)
-            modes = chosen[2]
-            draws = self._uniform((len(modes),))
-            if kind == 0:
-                rows = self.kernels[self.kernel_of_mode[modes], indices[chosen]]
-            elif kind == 1:
-                rows = self.prior[modes]
-            else:
-                indices[chosen] = (draws * self.sizes[modes]).long().minimum(self.sizes[modes] - 1)
-                continue
-            symbols = torch.searchsorted(rows, draws[:, None], right=True).squeeze(1)
-            indices[chosen] = symbols.minimum(self.sizes[modes] - 1)
+        # Every symbol is drawn anew in all three ways and one, or none, is kept: to look for the
+        # few that mutate would make the host wait for the device.
+        draws = self._uniform(tuple(indices.shape))
+        last = self.sizes - 1
+        anew = [
+            self._draw(self.kernel_of_mode + indices, draws),
+            self._draw(self.prior_of_mode.expand_as(indices), draws),
+            (draws * self.sizes).long(),
+        ]
+        for kind, symbols in enumerate(anew):
+            indices = torch.where(self._kinds == kind, symbols.minimum(last), indices)
         return indices
+
+    def _draw(self, rows: Tensor, draws: Tensor) -> Tensor:
+        """Draw a symbol from a row of the table each, by numbers in [0, 1)."""
+        return torch.searchsorted(self.table, _place(rows, draws), right=True) - rows * self.largest
 
     def _uniform(self, shape: tuple[int, ...]) -> Tensor:
         return torch.rand(shape, generator=self.random, device=self.device)
+
+
+def _place(rows: Tensor, shares: Tensor) -> Tensor:
+    """Return integers that are ordered by row, then by share in [0, 1]."""
+    return (rows << 32) + (shares * 2**31).long()
 
 
 def _move(centre: Tensor, rates: Tensor, weights: Tensor, pace: Tensor) -> Tensor:
