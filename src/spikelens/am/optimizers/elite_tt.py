@@ -156,22 +156,17 @@ class EliteTT(Optimizer):
         return kinds.masked_fill(~has_elites[:, None, None], 1)  # nothing known: the prior
 
     def _mutate(self, indices: Tensor) -> Tensor:
-        # Every symbol is drawn anew in all three ways and one, or none, is kept: to look for the
-        # few that mutate would make the host wait for the device.
+        # Every symbol is drawn anew and most are not kept: to look for the few that mutate would
+        # make the host wait for the device.
         draws = self._uniform(tuple(indices.shape))
-        last = self.sizes - 1
-        anew = [
-            self._draw(self.kernel_of_mode + indices, draws),
-            self._draw(self.prior_of_mode.expand_as(indices), draws),
-            (draws * self.sizes).long(),
-        ]
-        for kind, symbols in enumerate(anew):
-            indices = torch.where(self._kinds == kind, symbols.minimum(last), indices)
-        return indices
-
-    def _draw(self, rows: Tensor, draws: Tensor) -> Tensor:
-        """Draw a symbol from a row of the table each, by numbers in [0, 1)."""
-        return torch.searchsorted(self.table, _place(rows, draws), right=True) - rows * self.largest
+        rows = torch.where(
+            self._kinds == 0, self.kernel_of_mode + indices, self.prior_of_mode.expand_as(indices)
+        )
+        places = torch.searchsorted(self.table, _place(rows, draws), right=True)
+        symbols = torch.where(
+            self._kinds == 2, (draws * self.sizes).long(), places - rows * self.largest
+        )
+        return torch.where(self._kinds == _KEEP, indices, symbols.minimum(self.sizes - 1))
 
     def _uniform(self, shape: tuple[int, ...]) -> Tensor:
         return torch.rand(shape, generator=self.random, device=self.device)
