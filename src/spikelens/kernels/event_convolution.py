@@ -121,6 +121,32 @@ def unpool(grad: Tensor, largest: Tensor, sides: tuple[int, int], pool: int) -> 
     return out.permute(0, 3, 1, 2)
 
 
+def spike_gradient(
+    grad: Tensor, largest: Tensor, weight: Tensor, sides: torch.Size, pooling: Pooling
+) -> Tensor:
+    """Return the gradient with respect to the spikes, through the pooling.
+
+    One output of each square has a gradient: the weights are added where these are, and nowhere
+    else.
+
+    Args:
+        grad: Gradient with respect to the pooled outputs, `(F, K, H', W')`.
+        largest: The marks of `convolve`.
+        weight: float32 `(K, C, kh, kw)`.
+        sides: Height and width of the spikes' maps.
+        pooling: Stride, which must be 1, padding and pooling.
+
+    Returns:
+        `(F, C, H, W)`, channels last in memory.
+    """
+    out = torch.zeros(len(grad), *sides, weight.shape[1])
+    given = grad.permute(0, 2, 3, 1).contiguous()
+    runs = weight.detach().permute(0, 2, 3, 1).flatten(2).contiguous()  # (K, kh, kw * C)
+    fixed = given.numpy(), largest.numpy(), runs.numpy(), out.numpy()
+    in_parallel(lambda *items: _spread(*items, *fixed, pooling.padding, pooling.pool), len(grad))
+    return out.permute(0, 3, 1, 2)
+
+
 def sides(spikes: Tensor, weight: Tensor, pooling: Pooling) -> tuple[int, int]:
     """Return the rows and columns of the convolution, before pooling."""
     height, width = (
@@ -302,3 +328,61 @@ def _unpool(start, stop, grad, largest, out, pool):
                     mark = largest[frame, y, x, k]
                     row, column = y * pool + mark // pool, x * pool + mark % pool
                     out[frame, row, column, k] = grad[frame, y, x, k]
+
+
+@numba.njit(nogil=True, cache=True)
+def _group(grad, largest, square, units, values, begins):
+    """List the units and gradients of each output before pooling, in fours filled up by zeros.
+
+    Args:
+        grad: Gradients of pooled outputs `(H', W', K)`.
+        largest: Which output of its square each belongs to.
+        square: Outputs in a square.
+        units: Takes the units.
+        values: Takes the gradients.
+        begins: Takes where the list of each output begins, square by square.
+    """
+    num = 0
+    for y in range(grad.shape[0]):
+        for x in range(grad.shape[1]):
+            for mark in range(square):
+                begins[(y * grad.shape[1] + x) * square + mark] = num
+                for k in range(grad.shape[2]):
+                    units[num], values[num] = k, grad[y, x, k]
+                    num += largest[y, x, k] == mark
+                while num % 4:
+                    units[num], values[num] = 0, np.float32(0)
+                    num += 1
+    begins[-1] = num
+
+
+@numba.njit(nogil=True, cache=True)
+def _spread(start, stop, grad, largest, runs, out, padding, pool):
+    squares, square = grad.shape[1] * grad.shape[2], pool * pool
+    most = squares * (grad.shape[3] + 4 * square) + 1
+    units, values = np.empty(most, np.int32), np.empty(most, np.float32)
+    begins = np.empty(squares * square + 1, np.int32)
+    num_channels = out.shape[3]
+    height, width = out.shape[1:3]
+    kernel_height, kernel_width = runs.shape[1], runs.shape[2] // num_channels
+    for frame in range(start, stop):
+        _group(grad[frame], largest[frame], square, units, values, begins)
+        rows = out[frame].reshape(height, width * num_channels)
+        for output in range(squares * square):
+            cell, mark = output // square, output % square
+            y = cell // grad.shape[2] * pool + mark // pool - padding
+            x = cell % grad.shape[2] * pool + mark % pool - padding
+            first, behind = max(0, -x), min(kernel_width, width - x)
+            to, since = (x + first) * num_channels, first * num_channels
+            length = max(0, behind - first) * num_channels
+            # Four units at a time: the sums are read and written once for them.
+            for event in range(begins[output], begins[output + 1], 4):
+                p, q, r, s = values[event], values[event + 1], values[event + 2], values[event + 3]
+                for i in range(max(0, -y), min(kernel_height, height - y)):
+                    into = rows[y + i, to : to + length]
+                    a = runs[units[event], i, since : since + length]
+                    b = runs[units[event + 1], i, since : since + length]
+                    c = runs[units[event + 2], i, since : since + length]
+                    d = runs[units[event + 3], i, since : since + length]
+                    for k in range(length):
+                        into[k] += p * a[k] + q * b[k] + r * c[k] + s * d[k]

@@ -116,15 +116,21 @@ class _EventConvolution(torch.autograd.Function):
         from spikelens.kernels import event_convolution as events
 
         spikes, weight, largest = ctx.saved_tensors
-        stride, padding, pool = ctx.pooling
+        pooling, pooled = ctx.pooling, grad
         if largest is not None:
-            sides = events.sides(spikes, weight, ctx.pooling)
-            grad = events.unpool(grad, largest, sides, pool)
+            grad = events.unpool(
+                pooled, largest, events.sides(spikes, weight, pooling), pooling.pool
+            )
         grad_spikes = grad_weight = None
         if ctx.needs_input_grad[0]:
-            # The gradient is not sparse: a dense convolution.
-            grad_spikes = torch.nn.grad.conv2d_input(spikes.shape, weight, grad, stride, padding)
+            if largest is not None and pooling.stride == 1:
+                maps = spikes.shape[2:]
+                grad_spikes = events.spike_gradient(pooled, largest, weight, maps, pooling)
+            else:
+                grad_spikes = torch.nn.grad.conv2d_input(
+                    spikes.shape, weight, grad, pooling.stride, pooling.padding
+                )
         if ctx.needs_input_grad[1]:
-            grad_weight = events.weight_gradient(spikes, grad, weight, ctx.pooling)
+            grad_weight = events.weight_gradient(spikes, grad, weight, pooling)
         grad_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
         return grad_spikes, grad_weight, grad_bias, None, None, None
