@@ -1,11 +1,13 @@
+import functools
+
 import pytest
 import torch
 from conftest import Bars
 
 from spikelens.am.activations import Recorder, layer_shapes
 from spikelens.am.neurons import parse_neurons
-from spikelens.am.objective import Objective
-from spikelens.models.spiking_cnn import small
+from spikelens.am.objective import Objective, fitting_chunk
+from spikelens.models.spiking_cnn import csnn, small
 
 
 @pytest.fixture(params=["direct", "rate", "latency"])
@@ -47,3 +49,61 @@ def test_images_and_their_codes_agree(network):
 def test_a_chunk_must_be_positive(tiny_network):
     with pytest.raises(ValueError, match="`chunk` must be a positive integer, but got 0"):
         Objective(Bars(side=8), Recorder(tiny_network, []), chunk=0)
+
+
+def test_half_precision_rounds_weights_and_little_else(network):
+    # Weights and currents keep 8 bits: of 5 steps some spikes move, and none appear from nowhere.
+    indices = torch.randint(0, 5, (40, 64))
+    with Recorder(network, neurons_of(network)[:4]) as recorder:
+        exact = Objective(Bars(side=8), recorder)(indices)
+        half = Objective(Bars(side=8), recorder, precision="bfloat16")(indices)
+        again = Objective(Bars(side=8), recorder, precision="bfloat16")(indices)
+    assert exact.activations.mean() > 0.01
+    assert not torch.equal(half.scores, exact.scores)
+    assert torch.equal(half.scores, again.scores)
+    assert half.activations.dtype == torch.float32
+    assert (half.activations - exact.activations).abs().mean() < 0.02
+
+
+def test_a_chunk_that_does_not_fit_is_halved(tiny_network):
+    class Small(Recorder):
+        """A device with room for four images."""
+
+        sizes: list
+
+        def respond(self, images):
+            self.sizes.append(len(images))
+            if len(images) > 4:
+                raise torch.OutOfMemoryError
+            return super().respond(images)
+
+    indices, shown = torch.randint(0, 5, (11, 64)), []
+    with Small(tiny_network, neurons_of(tiny_network)) as recorder:
+        recorder.sizes = []
+        objective = Objective(Bars(side=8), recorder, chunk=16, on_shown=shown.append)
+        found = objective(indices)
+        assert recorder.sizes == [16, 8, 4, 4, 4]
+        assert shown == [4, 4, 3]
+        assert objective.chunk == 4
+    with Recorder(tiny_network, neurons_of(tiny_network)) as recorder:
+        wanted = Objective(Bars(side=8), recorder, chunk=4)(indices)
+    assert torch.equal(found.activations, wanted.activations)
+
+
+def test_one_image_that_does_not_fit_is_an_error(tiny_network):
+    class Full(Recorder):
+        def respond(self, images):
+            raise torch.OutOfMemoryError
+
+    with Full(tiny_network, []) as recorder, pytest.raises(torch.OutOfMemoryError):
+        Objective(Bars(side=8), recorder, chunk=2)(torch.zeros(3, 64, dtype=torch.int64))
+
+
+def test_the_fitting_chunk_shrinks_with_steps_and_layers():
+    # The largest two neighbours of csnn: 200 x 14 x 14 and 64 x 5 x 5 neurons; 4 bytes a step.
+    wanted = 2**30 // (4 * 128 * (200 * 14 * 14 + 64 * 5 * 5)) // 8 * 8
+    assert wanted == 48
+    build = functools.partial(csnn, 3, 32, 10)
+    assert fitting_chunk(build(num_steps=128), (3, 32, 32)) == wanted
+    assert fitting_chunk(build(num_steps=4), (3, 32, 32)) == 64
+    assert fitting_chunk(build(num_steps=4096), (3, 32, 32)) == 1
