@@ -71,15 +71,26 @@ def test_checkpoints_know_the_parameters_by_these_names():
     # A name that changes makes old checkpoints useless.
     plain, behind_flatten = {"0.weight", "0.bias"}, {"1.weight", "1.bias"}
     network = csnn(3, 16, 2)
-    for layer, keys in (("conv1", plain), ("conv2", plain), ("fc1", behind_flatten)):
-        assert synapse_keys(network, layer) == keys
+    for layer in ("conv1", "conv2"):
+        assert synapse_keys(network, layer) == plain | {"density"}
+    assert synapse_keys(network, "fc1") == behind_flatten
     assert synapse_keys(network, "output") == plain
     statistics = {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
     network = small(3, 8, 2, width=4)
     for layer in ("conv1", "conv2", "conv3"):
-        assert synapse_keys(network, layer) == {"0.weight", "1.weight", "1.bias"} | statistics
-    assert synapse_keys(network, "fc1") == behind_flatten
-    assert synapse_keys(network, "output") == plain
+        assert (
+            synapse_keys(network, layer)
+            == {"0.weight", "1.weight", "1.bias", "density"} | statistics
+        )
+
+
+def test_a_checkpoint_older_than_the_density_loads():
+    network, state = small(3, 8, 2, width=4), small(3, 8, 2, width=4).state_dict()
+    old = {name: value for name, value in state.items() if not name.endswith("density")}
+    assert len(old) == len(state) - 3
+    network.load_state_dict(old)
+    assert torch.equal(network.conv2.synapse[0].weight, state["conv2.synapse.0.weight"])
+    assert network.conv2.synapse.density == 0
 
 
 @pytest.mark.parametrize(("build", "least"), [(csnn, 16), (small, 8)])

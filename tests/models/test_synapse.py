@@ -1,7 +1,10 @@
+from unittest import mock
+
 import pytest
 import torch
 from torch import nn
 
+from spikelens.kernels import event_convolution
 from spikelens.models.synapse import Convolution
 
 
@@ -30,3 +33,23 @@ def test_it_is_what_torch_computes():
         wanted = nn.functional.max_pool2d((maps - 0.2) / (4.0 + 1e-5) ** 0.5, 3)
         torch.testing.assert_close(convolution(images), wanted)
     assert wanted.shape == (3, 5, 2, 2)
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.5])
+def test_evaluation_goes_by_events_if_training_was_sparse(rate):
+    torch.manual_seed(0)
+    layer = Convolution(3, 64, 3, padding=1)
+    spikes = (torch.rand(6, 3, 8, 8) < rate).float()
+    for _ in range(60):
+        layer(spikes)
+    assert layer.density.item() == pytest.approx(spikes.mean().item(), rel=0.01)
+    layer.eval()
+    with (
+        torch.no_grad(),
+        mock.patch.object(
+            event_convolution, "convolve", wraps=event_convolution.convolve
+        ) as convolve,
+    ):
+        by_bytes, by_floats = layer(spikes.to(torch.uint8)), layer(spikes)
+    assert convolve.called == (rate < 0.1)
+    torch.testing.assert_close(by_bytes, by_floats)

@@ -8,17 +8,17 @@ from torch.nn import functional
 
 from spikelens.kernels.scan import compiler_of
 
-# Of the values convolved in training, the share of non-zeros up to which events are faster.
-_SPARSE = 0.2
-
 
 class Convolution(nn.Sequential):
     """A convolution and what directly follows it: batch normalisation, max-pooling.
 
     Maps `(N, in_channels, H, W)` to `(N, out_channels, H', W')`. Without gradients and in
-    evaluation mode the normalisation is folded into the weights; uint8 inputs, spikes, are
-    convolved by events (`spikelens.kernels.event_convolution`), and so are sparse float32 inputs
-    in training.
+    evaluation mode the normalisation is folded into the weights. Sparse float32 inputs in training,
+    and uint8 inputs (spikes) of a layer whose inputs were sparse in training, are convolved by
+    events (`spikelens.kernels.event_convolution`).
+
+    Attributes:
+        density: Share of non-zero inputs, moving average over training steps; 0 before.
 
     Args:
         in_channels: Channels before.
@@ -29,6 +29,8 @@ class Convolution(nn.Sequential):
         has_norm: Whether batch normalisation follows, which makes a bias superfluous.
         pool: Side and stride of the max-pooling; 1 for none.
     """
+
+    density: Tensor
 
     def __init__(
         self,
@@ -46,6 +48,12 @@ class Convolution(nn.Sequential):
         norm = [nn.BatchNorm2d(out_channels)] if has_norm else []
         super().__init__(convolution, *norm, *([nn.MaxPool2d(pool)] if pool > 1 else []))
         self.stride, self.padding, self.has_norm, self.pool = stride, padding, has_norm, pool
+        # The density up to which events are faster (measured, see benchmarks/RESULTS.md): what one
+        # spike adds to a row of outputs must be long enough.
+        self.most_events = 0.2 if kernel_size * out_channels >= 160 else 0.1
+        # Kept with the weights, for evaluations must not depend on their batch, nor on whether
+        # they follow the training or load its checkpoint.
+        self.register_buffer("density", torch.zeros(()))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the currents `(N, out_channels, H', W')` of `inputs` `(N, in_channels, H, W)`."""
@@ -54,10 +62,9 @@ class Convolution(nn.Sequential):
         if is_folded:
             weight, bias = _fold(weight, self[1])
         has_norm = self.has_norm and not is_folded
-        if _is_sparse(inputs):
-            currents = _EventConvolution.apply(
-                inputs, weight, bias, self.stride, self.padding, 1 if has_norm else self.pool
-            )
+        if self._goes_by_events(inputs):
+            pooling = self.stride, self.padding, 1 if has_norm else self.pool
+            currents = _EventConvolution.apply(inputs, weight, bias, *pooling)
             if not has_norm:
                 return currents
         else:
@@ -67,6 +74,22 @@ class Convolution(nn.Sequential):
             currents = self[1](currents)
         return functional.max_pool2d(currents, self.pool) if self.pool > 1 else currents
 
+    def _goes_by_events(self, inputs: Tensor) -> bool:
+        density = self.density
+        if self.training:
+            # Of spikes the sum of sizes is their number, and faster than to count them.
+            density = inputs.detach().float().norm(1) / inputs.numel()
+            self.density.lerp_(density, 0.1)
+        elif inputs.dtype != torch.uint8:
+            return False
+        if compiler_of(inputs.device.type) != "numba" or torch.is_autocast_enabled("cpu"):
+            return False
+        return float(density) < self.most_events
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        state.setdefault(f"{prefix}density", self.density)  # of a checkpoint older than it
+        super()._load_from_state_dict(state, prefix, *args)
+
 
 def _fold(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Return the weight and bias of a convolution and the normalisation behind it."""
@@ -74,18 +97,6 @@ def _fold(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     assert norm.running_mean is not None
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     return weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale
-
-
-def _is_sparse(inputs: Tensor) -> bool:
-    if compiler_of(inputs.device.type) != "numba":
-        return False
-    if inputs.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
-        return inputs.dtype == torch.uint8
-    # A choice by content would make an evaluation depend on its batch: training only.
-    if not torch.is_grad_enabled():
-        return False
-    # Of spikes the sum of sizes is their number, and faster than counting; of images it is large.
-    return float(inputs.detach().norm(1)) < _SPARSE * inputs.numel()
 
 
 class _EventConvolution(torch.autograd.Function):
