@@ -1,5 +1,6 @@
 """Probe the neurons of a checkpoint that train.py wrote: table, pictures, Parquet.
 
+python probe.py ckpt=PATH list=true                                 # which neurons there are
 python probe.py ckpt=logs/…/checkpoints/last.ckpt                   # what the run itself watched
 python probe.py ckpt=PATH neurons='[conv2:0-7,fc1:*]' budget=1000
 python probe.py ckpt=PATH generator=vqvae generator.path=PATH
@@ -14,20 +15,19 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from spikelens.allocator import keep_freed_memory
+from spikelens.am.activations import layer_shapes
 from spikelens.am.natural import natural_images
 from spikelens.am.probe import Probe, find_neurons, probe_neurons
 from spikelens.checkpoints import Checkpoint, read_checkpoint
 from spikelens.data.base import ImageData
 from spikelens.report.progress import SearchBar
-from spikelens.report.terminal import one_sentence_errors, report_probe
+from spikelens.report.terminal import one_sentence_errors, print_layers, report_probe
 
 
 def rebuild(checkpoint: Checkpoint) -> tuple[nn.Module, ImageData]:
-    """Build the trained network and its data from the checkpoint alone."""
+    """Build the trained network and its data, not yet set up, from the checkpoint alone."""
     run = OmegaConf.create(checkpoint.config)
     data = instantiate(run.data)
-    data.prepare_data()
-    data.setup()
     model = instantiate(run.model, _partial_=True, _convert_="all")(images=data.spec)
     checkpoint.load_into(model)
     return checkpoint.network_of(model), data
@@ -50,6 +50,8 @@ def probe(cfg: DictConfig) -> Probe:
     network, generator = network.to(device), instantiate(am["generator"]).to(device)
     optimizer = instantiate(am["optimizer"], _convert_="all")
     neurons = find_neurons(network, generator, am["neurons"], data.spec.image_shape, optimizer)
+    data.prepare_data()
+    data.setup()
     natural = natural_images(data, am["num_natural"])
     # What the run started from are points of its own generator's latent.
     start = None if cfg.get("generator") else checkpoint.start_of([str(n) for n in neurons])
@@ -58,11 +60,20 @@ def probe(cfg: DictConfig) -> Probe:
         return probe_neurons(network, generator, neurons, natural, optimizer, plan, start, bar.show)
 
 
+def list_layers(ckpt: str) -> None:
+    """Print which neurons a checkpoint's network has."""
+    network, data = rebuild(read_checkpoint(ckpt))
+    print_layers(layer_shapes(network, data.spec.image_shape))
+
+
 @hydra.main(version_base="1.3", config_path="configs", config_name="probe")
 def main(cfg: DictConfig) -> None:
     """Probe, then print the table and say where the pictures lie."""
     with one_sentence_errors():
-        report_probe(probe(cfg), cfg.folder)
+        if cfg.list:
+            list_layers(cfg.ckpt)
+        else:
+            report_probe(probe(cfg), cfg.folder)
 
 
 if __name__ == "__main__":

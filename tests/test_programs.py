@@ -10,7 +10,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 
-from probe import probe
+from probe import list_layers, probe
 from spikelens.tracking import rows_of
 from train import train
 
@@ -83,6 +83,18 @@ def test_a_probe_takes_other_neurons_budget_and_seed(run):
     assert result.search.presentations.tolist() == [9, 9]
 
 
+def test_a_checkpoint_lists_its_neurons_without_data_or_generator(run, tmp_path, capsys):
+    checkpoint = torch.load(run[0] / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint["hyper_parameters"]["data"]["cache_dir"] = str(tmp_path / "cache")
+    checkpoint["hyper_parameters"]["generator"]["path"] = "missing.ckpt"
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    list_layers(str(tmp_path / "last.ckpt"))
+    listed = capsys.readouterr().out
+    for name in ("conv1:0-7", "conv3:0-15", "16 x 16", "fc1:0-127", "output:0-9"):
+        assert name in listed
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_run_without_am_can_be_probed_too(tmp_path):
     train(configure("train", tmp_path, *[o for o in TINY if not o.startswith("am.")]))
     ckpt = tmp_path / "checkpoints" / "last.ckpt"
@@ -123,6 +135,7 @@ def test_a_vqvae_of_ones_own_is_a_generator(run, tmp_path):
     [
         ("train.py", ["am=enabled", "am.neurons=[conv9:0]"], "conv1 (0-15), conv2 (0-31)"),
         ("probe.py", ["ckpt=missing.ckpt"], "found no file missing.ckpt"),
+        ("probe.py", ["ckpt=missing.ckpt", "list=true"], "found no file missing.ckpt"),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path, program, arguments, says):

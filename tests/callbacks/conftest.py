@@ -14,6 +14,8 @@ from spikelens.models.spiking_cnn import small
 class Stripes(ImageData):
     """Class c is brightest in the c-th third of the rows."""
 
+    channels, image_size = 1, 8
+
     def _load(self):
         random = torch.Generator().manual_seed(self.seed)
         splits = {}

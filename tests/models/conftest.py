@@ -16,6 +16,7 @@ class FakeData(ImageData):
     def __init__(self, images: Tensor, labels: Tensor, num_val: int | None = None, **kwargs: int):
         super().__init__(**kwargs)
         self.given, self.num_val = Split(images, labels), num_val
+        self.channels, self.image_size = images.shape[1:3]
 
     def _load(self) -> dict[str, Split]:
         val = Split(self.given.images[: self.num_val], self.given.labels[: self.num_val])

@@ -15,7 +15,12 @@ from spikelens.am.neurons import Neuron
 from spikelens.am.optimizers.random import RandomSearch
 from spikelens.am.probe import SearchPlan, probe_neurons
 from spikelens.am.search import StopReason
-from spikelens.report.terminal import one_sentence_errors, print_closing, report_probe
+from spikelens.report.terminal import (
+    one_sentence_errors,
+    print_closing,
+    print_layers,
+    report_probe,
+)
 
 
 @pytest.fixture
@@ -163,6 +168,16 @@ def test_an_environment_below_is_named_from_here(tmp_path, monkeypatch, capsys):
     print_closing({}, "logs/a run")
     wanted = ".venv/bin/python -m tensorboard.main --logdir 'logs/a run'"
     assert capsys.readouterr().out == f"Curves and panels: {wanted}\n"
+
+
+def test_layers_are_printed_with_the_names_of_their_neurons(capsys):
+    print_layers({"conv1": (200, 14, 14), "block1.mid": (8, 3, 5), "fc1": (100,)})
+    rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert [[cell.strip() for cell in row[1:-1]] for row in rows] == [
+        ["conv1", "200", "14 x 14", "conv1:0-199"],
+        ["block1.mid", "8", "3 x 5", "block1.mid:0-7"],
+        ["fc1", "100", "-", "fc1:0-99"],
+    ]
 
 
 def test_a_probe_is_printed_and_written(probe, tmp_path, capsys):

@@ -111,7 +111,7 @@ class ImageData(L.LightningDataModule, ABC):
     """Square images with class labels, kept in memory as uint8.
 
     Batches leave the loaders as uint8 and become float32 in [0, 1] on the device, where training
-    batches are augmented too.
+    batches are augmented too. A subclass tells `channels` and `image_size` (pixels) of its images.
 
     Args:
         batch_size: Images in a training batch, positive; the last batch may be smaller.
@@ -122,6 +122,9 @@ class ImageData(L.LightningDataModule, ABC):
     Raises:
         ValueError: If an argument is out of its range.
     """
+
+    channels: int
+    image_size: int
 
     def __init__(
         self,
@@ -137,7 +140,6 @@ class ImageData(L.LightningDataModule, ABC):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.seed, self.augmentation = seed, augmentation
         self._splits: dict[str, Split] = {}
-        self._spec: ImageSpec | None = None
 
     @abstractmethod
     def _load(self) -> dict[str, Split]:
@@ -145,31 +147,22 @@ class ImageData(L.LightningDataModule, ABC):
 
     @abstractmethod
     def _class_names(self) -> tuple[str, ...]:
-        """Return the name of each class; called after `_load`."""
+        """Return the name of each class; may be called before `_load`."""
 
     @property
     def is_set_up(self) -> bool:
         """Whether the splits are in memory."""
-        return self._spec is not None
+        return bool(self._splits)
 
     def setup(self, stage: str | None = None) -> None:
         """Load all splits; a second call does nothing."""
-        if self.is_set_up:
-            return
-        self._splits = self._load()
-        _, channels, size, _ = self._splits["train"].images.shape
-        self._spec = ImageSpec(channels, size, self._class_names())
+        if not self.is_set_up:
+            self._splits = self._load()
 
     @property
     def spec(self) -> ImageSpec:
-        """Shape of the images and names of the classes.
-
-        Raises:
-            RuntimeError: Before `setup`.
-        """
-        if self._spec is None:
-            raise RuntimeError(f"Call `setup` of {type(self).__name__} before asking for `spec`.")
-        return self._spec
+        """Shape of the images and names of the classes, known before any image is read."""
+        return ImageSpec(self.channels, self.image_size, self._class_names())
 
     def split(self, name: str) -> Split:
         """Return the split `train`, `val` or `test`.

@@ -35,6 +35,8 @@ class CIFAR10(ImageData):
         DownloadError: In `prepare_data` or `setup`, a RuntimeError: if there are no data.
     """
 
+    channels, image_size = 3, 32
+
     def __init__(
         self,
         *,

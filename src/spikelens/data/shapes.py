@@ -37,6 +37,8 @@ class Shapes(ImageData):
         ValueError: If an argument is out of its range.
     """
 
+    channels = 3
+
     def __init__(
         self,
         *,

@@ -10,6 +10,7 @@ from pathlib import Path
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
+from rich.table import Table
 
 from spikelens.am.probe import Probe
 from spikelens.report.figures import layer_panel
@@ -80,6 +81,15 @@ def _python() -> str:
     path = Path(sys.executable)
     is_near = path.is_relative_to(Path.cwd())
     return str(path.relative_to(Path.cwd()) if is_near else path)
+
+
+def print_layers(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Print the shape `(units, ...)` of each spiking layer, and how to name its neurons."""
+    table = Table("layer", "units", "map", "neurons", title="Spiking layers")
+    for name, (units, *sides) in shapes.items():
+        sides_text = " x ".join(map(str, sides)) or "-"
+        table.add_row(name, str(units), sides_text, f"{name}:0-{units - 1}")
+    Console().print(table)
 
 
 def report_probe(probe: Probe, folder: str | Path) -> None:
