@@ -1,5 +1,7 @@
 """The precision of a search, by name."""
 
+from typing import Any
+
 import torch
 
 PRECISIONS = ("auto", "bfloat16", "float32")
@@ -40,7 +42,7 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 def _has_fast_half(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Newer than the oldest torch we run on.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return device.type == "cpu" and any(capabilities.get(name, False) for name in _FAST)

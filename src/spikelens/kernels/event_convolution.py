@@ -4,7 +4,7 @@ A dense convolution multiplies every zero. Spiking layers are mostly zeros, so t
 of the weights for each spike is several times less work; benchmarks/throughput.py measures it.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -17,6 +17,9 @@ from spikelens.kernels.parallel import in_parallel
 
 # Bytes of running sums that a thread keeps at hand.
 _CACHE = 2**17
+
+# Without the interpreter's lock: `in_parallel` runs them on threads.
+_compiled: Any = numba.njit(nogil=True, cache=True)
 
 Array = NDArray[np.generic]
 
@@ -99,7 +102,8 @@ def weight_gradient(spikes: Tensor, grad: Tensor, weight: Tensor, pooling: Pooli
     total = sum((parts[start] for start in sorted(parts)), torch.zeros_like(runs))
     taps = -(-width // stride)
     unrolled = total.unflatten(2, (stride, taps, num_units)).flip(3).permute(4, 0, 1, 3, 2)
-    return unrolled.flatten(3)[..., :width].contiguous()
+    out: Tensor = unrolled.flatten(3)[..., :width].contiguous()
+    return out
 
 
 def unpool(grad: Tensor, largest: Tensor, sides: tuple[int, int], pool: int) -> Tensor:
@@ -157,7 +161,7 @@ def sides(spikes: Tensor, weight: Tensor, pooling: Pooling) -> tuple[int, int]:
 
 
 def _frames(spikes: Tensor) -> Array:
-    return spikes.detach().permute(0, 2, 3, 1).flatten(1, 2).contiguous().numpy()  # type: ignore[no-any-return]
+    return spikes.detach().permute(0, 2, 3, 1).flatten(1, 2).contiguous().numpy()
 
 
 def _block(rows: int, columns: int, num_units: int) -> int:
@@ -174,7 +178,8 @@ def _runs(weight: Tensor, stride: int) -> Tensor:
     taps = -(-weight.shape[3] // stride)
     padded = functional.pad(weight, (0, taps * stride - weight.shape[3]))
     runs = padded.unflatten(3, (taps, stride)).permute(1, 2, 4, 3, 0).flip(3)
-    return runs.flatten(2).contiguous()
+    out: Tensor = runs.flatten(2).contiguous()
+    return out
 
 
 def _places(
@@ -195,7 +200,7 @@ def _places(
     return np.stack([row, top, to * num_units, since * num_units, length * num_units], 1)
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _sort(frame, word, events, begins, places, values):
     """List the places of a frame's spikes `(H * W, C)` channel by channel.
 
@@ -219,7 +224,7 @@ def _sort(frame, word, events, begins, places, values):
                     # Written in any case and kept if there is a spike: no branch to mispredict.
                     events[num, 0] = place
                     events[num, 1] = 8 * i + j
-                    num += np.int64((eight >> np.uint64(8 * j)) & np.uint64(1))
+                    num += np.int64((eight >> np.uint64(8 * j)) & np.uint64(1))  # type: ignore[assignment]
     for event in range(num):
         begins[events[event, 1] + 2] += 1
     for channel in range(num_channels):
@@ -231,7 +236,7 @@ def _sort(frame, word, events, begins, places, values):
         begins[channel + 1] += 1
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _lists(size, num_channels, block):
     """Allocate what `_sort` writes to for a block of frames of `size` neurons."""
     word = np.zeros((num_channels + 7) // 8 * 8, np.uint8)
@@ -240,7 +245,7 @@ def _lists(size, num_channels, block):
     return word, events, begins, places, np.empty((block, size), np.float32)
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _convolve(
     start, stop, spikes, table, runs, bias, out, largest, block, rows, columns, stride, pool
 ):
@@ -272,7 +277,7 @@ def _convolve(
             _pool(sums[b], out[first + b], largest, first + b, pool)
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _pool(sums, out, largest, frame, pool):
     """Write the largest of each square of the sums (rows, columns * K) to (H', W', K)."""
     num_units = out.shape[2]
@@ -296,7 +301,7 @@ def _pool(sums, out, largest, frame, pool):
                                 into[k], largest[frame, y, x, k] = given[k], i * pool + j
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _gradient(start, stop, spikes, table, grad, runs, block, stride):
     num_channels, rows = len(runs), grad.shape[1]
     lists = _lists(spikes.shape[1] * num_channels, num_channels, block)
@@ -319,7 +324,7 @@ def _gradient(start, stop, spikes, table, grad, runs, block, stride):
                         row -= 1
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _unpool(start, stop, grad, largest, out, pool):
     for frame in range(start, stop):
         for y in range(grad.shape[1]):
@@ -330,7 +335,7 @@ def _unpool(start, stop, grad, largest, out, pool):
                     out[frame, row, column, k] = grad[frame, y, x, k]
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _group(grad, largest, square, units, values, begins):
     """List the units and gradients of each output before pooling, in fours filled up by zeros.
 
@@ -356,7 +361,7 @@ def _group(grad, largest, square, units, values, begins):
     begins[-1] = num
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _spread(start, stop, grad, largest, runs, out, padding, pool):
     squares, square = grad.shape[1] * grad.shape[2], pool * pool
     most = squares * (grad.shape[3] + 4 * square) + 1

@@ -65,5 +65,5 @@ def scan_of(device_type: str) -> Scan:
         device_type: `cpu`, `cuda` or another of torch's.
     """
     compiler = compiler_of(device_type) or "torch"
-    scan: Scan = import_module(f"spikelens.kernels.scan_{compiler}")  # type: ignore[assignment]
+    scan: Scan = import_module(f"spikelens.kernels.scan_{compiler}")
     return scan

@@ -1,6 +1,7 @@
 """The leaky integrate-and-fire scan compiled by numba: one pass over time, state in cache."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numba
 import numpy as np
@@ -15,6 +16,9 @@ from spikelens.kernels.parallel import in_parallel
 # fit the first-level cache.
 _BLOCK = 1024
 _ZERO, _ONE = np.float32(0), np.float32(1)
+
+# Without the interpreter's lock: `in_parallel` runs them on threads.
+_compiled: Any = numba.njit(nogil=True, cache=True)
 
 Floats = NDArray[np.float32]
 
@@ -87,16 +91,17 @@ def _arrays(dynamics: Dynamics) -> tuple[Floats, Floats, tuple[np.float32, ...] 
     for the usual one, late and by subtraction, which numba compiles apart: twice as fast.
     """
     beta, threshold = dynamics.beta.detach().numpy(), dynamics.threshold.detach().numpy()
+    if dynamics.reset == "subtract" and dynamics.is_delayed:
+        return beta, threshold, None
     late = [np.float32(dynamics.reset == name) for name in ("subtract", "zero")]
-    resets = (*late, *(_ZERO if dynamics.is_delayed else flag for flag in late))
-    return beta, threshold, None if resets == (1, 0, 0, 0) else resets
+    return beta, threshold, (*late, *(_ZERO if dynamics.is_delayed else flag for flag in late))
 
 
 def _in_blocks(work: Callable[..., None], layer: Tensor) -> None:
     in_parallel(work, len(layer) * -(-layer.shape[1] // _BLOCK))
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _place(item, num_neurons):
     """Return the image of a block, its first neuron and the one behind its last."""
     num_blocks = (num_neurons + _BLOCK - 1) // _BLOCK
@@ -104,7 +109,7 @@ def _place(item, num_neurons):
     return item // num_blocks, first, min(first + _BLOCK, num_neurons)
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _step(state, drive, beta, threshold, resets):
     """Return one neuron's membrane before and after an immediate reset, and its spike."""
     if resets is None:
@@ -119,7 +124,7 @@ def _step(state, drive, beta, threshold, resets):
     return before, after, spike
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _count(start, stop, current, num_steps, beta, threshold, resets, rate, membrane, spikes, one):
     state, fired, total = (
         np.empty(_BLOCK, np.float32),
@@ -149,7 +154,7 @@ def _count(start, stop, current, num_steps, beta, threshold, resets, rate, membr
             membrane[n, lo + i] = total[i] / np.float32(num_steps)
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _record(
     start, stop, current, num_steps, beta, threshold, resets, membranes, rested, spikes, one
 ):
@@ -173,7 +178,7 @@ def _record(
                     rest[i] = after
 
 
-@numba.njit(nogil=True, cache=True)
+@_compiled
 def _backward(
     start,
     stop,

@@ -112,10 +112,10 @@ class LIF(nn.Module):
         units_last = current.movedim(2, -1)
         neurons = units_last.shape[2:]
         frames = units_last.flatten(2).contiguous()  # (T or 1, N, M)
-        constants = [
-            values.float().expand(current.shape[2:]).movedim(0, -1).flatten().contiguous()
-            for values in (self.leaky.beta.clamp(0, 1), self.leaky.threshold)
-        ]
+        constants = (
+            self._of_each(self.leaky.beta.clamp(0, 1), neurons),
+            self._of_each(self.leaky.threshold, neurons),
+        )
         if torch.is_grad_enabled() or keeps_membranes:
             scan = self._record(frames, constants, keeps_membranes)
         else:
@@ -123,16 +123,25 @@ class LIF(nn.Module):
         steps = [
             None if x is None else x.unflatten(-1, neurons).movedim(-1, x.dim() - 1) for x in scan
         ]
-        return Scan(*steps)
+        return Scan(*steps)  # type: ignore[arg-type]
 
-    def _record(self, frames: Tensor, constants: list[Tensor], keeps_membranes: bool) -> Scan:
+    @staticmethod
+    def _of_each(values: Tensor, neurons: torch.Size) -> Tensor:
+        """Expand constants to `(M,)` for neurons `(..., units)`, units last."""
+        shape = neurons[-1:] + neurons[:-1]
+        out: Tensor = values.float().expand(shape).movedim(0, -1).flatten().contiguous()
+        return out
+
+    def _record(
+        self, frames: Tensor, constants: tuple[Tensor, Tensor], keeps_membranes: bool
+    ) -> Scan:
         reset = self.reset, self.is_delayed
         spikes, membranes = _Record.apply(
             frames, *constants, self.num_steps, reset, self.leaky.spike_grad
         )
         return Scan(spikes, membranes=membranes if keeps_membranes else None)
 
-    def _count(self, frames: Tensor, constants: list[Tensor]) -> Scan:
+    def _count(self, frames: Tensor, constants: tuple[Tensor, Tensor]) -> Scan:
         dynamics = Dynamics(*constants, self.reset, self.is_delayed)
         rate, membrane = torch.empty((2, *frames.shape[1:]), device=frames.device)
         spikes = None

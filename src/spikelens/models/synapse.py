@@ -1,10 +1,11 @@
 """What lies between the spikes of one layer and the currents of the next."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.grad import conv2d_input
 
 from spikelens.kernels.scan import compiler_of
 
@@ -57,21 +58,23 @@ class Convolution(nn.Sequential):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the currents `(N, out_channels, H', W')` of `inputs` `(N, in_channels, H, W)`."""
-        weight, bias = self[0].weight, self[0].bias
+        convolution, norm = cast(nn.Conv2d, self[0]), self[1] if self.has_norm else None
+        weight: Tensor = convolution.weight
+        bias = convolution.bias
         is_folded = self.has_norm and not self.training and not torch.is_grad_enabled()
         if is_folded:
-            weight, bias = _fold(weight, self[1])
-        has_norm = self.has_norm and not is_folded
+            weight, bias = _fold(weight, cast(nn.BatchNorm2d, norm))
+            norm = None
         if self._goes_by_events(inputs):
-            pooling = self.stride, self.padding, 1 if has_norm else self.pool
-            currents = _EventConvolution.apply(inputs, weight, bias, *pooling)
-            if not has_norm:
+            pooling = self.stride, self.padding, 1 if norm is not None else self.pool
+            currents: Tensor = _EventConvolution.apply(inputs, weight, bias, *pooling)
+            if norm is None:
                 return currents
         else:
             signal = inputs.float() if inputs.dtype == torch.uint8 else inputs
             currents = functional.conv2d(signal, weight, bias, self.stride, self.padding)
-        if has_norm:
-            currents = self[1](currents)
+        if norm is not None:
+            currents = norm(currents)
         return functional.max_pool2d(currents, self.pool) if self.pool > 1 else currents
 
     def _goes_by_events(self, inputs: Tensor) -> bool:
@@ -138,7 +141,7 @@ class _EventConvolution(torch.autograd.Function):
                 maps = spikes.shape[2:]
                 grad_spikes = events.spike_gradient(pooled, largest, weight, maps, pooling)
             else:
-                grad_spikes = torch.nn.grad.conv2d_input(
+                grad_spikes = conv2d_input(
                     spikes.shape, weight, grad, pooling.stride, pooling.padding
                 )
         if ctx.needs_input_grad[1]:
