@@ -25,9 +25,9 @@ class Scan(NamedTuple):
         spikes: 0 or 1, `(T, N, ...)`: float where gradients are recorded or a convolution wants
             it, else uint8. None where only the means were asked for.
         rate: Mean over time of the spikes, float32 `(N, ...)` in [0, 1]; None where gradients are
-            recorded, since training has no use for it.
+            recorded, since training has no use for it, or where `membranes` were asked for.
         membrane: Mean over time of the membrane potential just before its reset, in units of
-            the threshold's scale, float32 `(N, ...)`; None where gradients are recorded.
+            the threshold's scale, float32 `(N, ...)`; None where `rate` is.
         membranes: Membrane potential at the end of each step, as snntorch returns it, float32
             `(T, N, ...)`; None unless asked for.
     """
