@@ -1,7 +1,7 @@
 """Compiled loops on as many threads as torch uses."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 
 import torch
@@ -29,6 +29,9 @@ def in_parallel(work: Callable[[int, int], object], num_items: int) -> None:
     bounds = [num_items * part // num_threads for part in range(num_threads + 1)]
     pool = _pool(num_threads - 1)
     parts = [pool.submit(work, *bounds[part : part + 2]) for part in range(1, num_threads)]
-    work(*bounds[:2])
+    try:
+        work(*bounds[:2])
+    finally:
+        wait(parts)
     for part in parts:
         part.result()
