@@ -63,10 +63,16 @@ def backward(
     """Run the gradient back in time; see `spikelens.kernels.scan_torch.backward`."""
     grad_beta, grad_threshold = torch.empty(2, *membranes.shape[1:])
     after = membranes if rested is None else rested
-    given = [_array(x) for x in (grad_spikes, grad_rested, membranes, after, slope)]
-    made = [_array(x) for x in (grad_current, grad_beta, grad_threshold)]
+    # numpy has no bfloat16, and a sum over time must not be rounded at every step.
+    is_float32 = grad_current.dtype == torch.float32
+    total = grad_current if is_float32 else torch.empty(grad_current.shape)
+    rests = None if grad_rested is None else grad_rested.float()
+    given = [_array(x) for x in (grad_spikes.float(), rests, membranes, after, slope)]
+    made = [_array(x) for x in (total, grad_beta, grad_threshold)]
     fixed = _arrays(dynamics)
     _in_blocks(lambda *items: _backward(*items, *given, *fixed, *made), grad_beta)
+    if not is_float32:
+        grad_current.copy_(total)
     return grad_beta.sum(0), grad_threshold.sum(0)
 
 
