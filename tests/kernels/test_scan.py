@@ -12,7 +12,7 @@ import torch
 
 from spikelens.kernels.dynamics import Dynamics
 
-BACKENDS = ["scan_torch", "scan_triton"]
+BACKENDS = ["scan_torch", "scan_numba", "scan_triton"]
 # Triton reads this when it is imported: set, its kernels run on the CPU, a numpy call a line.
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 NEEDS_GPU = {"scan_triton"} - ({"scan_triton"} if IS_INTERPRETED else set())
