@@ -29,6 +29,8 @@ def main() -> None:
     args = parser.parse_args()
     checkpoint = read_checkpoint(args.ckpt)
     network, data = rebuild(checkpoint)
+    data.prepare_data()
+    data.setup()
     generator = instantiate(checkpoint.config["generator"])
     shapes = layer_shapes(network, generator.image_shape)
     names = [f"{layer}:*" for layer in args.layers.split(",")]

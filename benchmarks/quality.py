@@ -74,6 +74,8 @@ def main() -> None:
     args = parser.parse_args()
     checkpoint = read_checkpoint(args.ckpt)
     network, data = rebuild(checkpoint)
+    data.prepare_data()
+    data.setup()
     generator, natural = (
         instantiate(checkpoint.config["generator"]),
         natural_images(data, args.natural),
