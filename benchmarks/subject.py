@@ -72,10 +72,10 @@ def prepare(args: argparse.Namespace) -> Subject:
         network, data = rebuild(read_checkpoint(args.ckpt))
     else:
         data = Shapes()
-        data.prepare_data()
-        data.setup()
         spec = data.spec
         network = NETS[args.nets](spec.channels, spec.size, len(spec.classes))
+    data.prepare_data()
+    data.setup()
     generator = load_vq_codes(args.generator).to(device)
     check_fit(generator, data.spec.image_shape)
     subject = Subject(network.to(device), generator, data, device, args.rate, args)

@@ -82,7 +82,8 @@ class Convolution(nn.Sequential):
         if self.training:
             # Of spikes the sum of sizes is their number, and faster than to count them.
             density = inputs.detach().float().norm(1) / inputs.numel()
-            self.density.lerp_(density, 0.1)
+            moved = self.density.lerp(density, 0.1)
+            self.density.copy_(torch.where(self.density > 0, moved, density))
         elif inputs.dtype != torch.uint8:
             return False
         if compiler_of(inputs.device.type) != "numba" or torch.is_autocast_enabled("cpu"):
