@@ -49,9 +49,10 @@ class Convolution(nn.Sequential):
         norm = [nn.BatchNorm2d(out_channels)] if has_norm else []
         super().__init__(convolution, *norm, *([nn.MaxPool2d(pool)] if pool > 1 else []))
         self.stride, self.padding, self.has_norm, self.pool = stride, padding, has_norm, pool
-        # The density up to which events are faster (measured, see benchmarks/RESULTS.md): what one
-        # spike adds to a row of outputs must be long enough.
-        self.most_events = 0.2 if kernel_size * out_channels >= 160 else 0.1
+        # The density up to which events are faster, by how much a spike adds to a row of outputs
+        # in one run; measured by benchmarks/event_convolution.py.
+        run = kernel_size * out_channels
+        self.most_events = 0.1 if run < 160 else 0.18 if run < 700 else 0.25
         # Kept with the weights, for evaluations must not depend on their batch, nor on whether
         # they follow the training or load its checkpoint.
         self.register_buffer("density", torch.zeros(()))
