@@ -49,7 +49,7 @@ def statistics(convolution):
     return convolution
 
 
-def draw_spikes(*shape, density=0.1, seed=0):
+def draw_spikes(*shape, density=0.03, seed=0):
     random = torch.Generator().manual_seed(seed)
     return (torch.rand(shape, generator=random) < density).float()
 
@@ -157,7 +157,7 @@ CASES = [
 def test_sparse_inputs_by_events_have_the_same_outputs_and_gradients(event_calls, arguments):
     convolution = whole_numbers(Convolution(6, 5, 3, **arguments)).train()
     twin = copy.deepcopy(convolution)
-    ours = draw_spikes(4, 6, 11, 12, density=0.05).requires_grad_()
+    ours = draw_spikes(4, 6, 11, 12, density=0.03).requires_grad_()
     theirs = ours.detach().clone().requires_grad_()
     found, wanted = convolution(ours), part_by_part(twin, theirs)
     assert event_calls == [(4, 6, 11, 12)]
@@ -233,7 +233,7 @@ def test_only_what_pays_goes_by_events(event_calls):
     convolution.train()(images)
     convolution(draw_spikes(2, 3, 6, 6, density=0.5))
     assert len(event_calls) == 2
-    convolution(draw_spikes(2, 3, 6, 6, density=0.05))
+    convolution(draw_spikes(2, 3, 6, 6, density=0.03))
     assert len(event_calls) == 3
 
 

@@ -52,7 +52,7 @@ class Convolution(nn.Sequential):
         # The density up to which events are faster, by how much a spike adds to a row of outputs
         # in one run; measured by benchmarks/event_convolution.py.
         run = kernel_size * out_channels
-        self.most_events = 0.1 if run < 160 else 0.18 if run < 700 else 0.25
+        self.most_events = 0.06 if run < 160 else 0.15 if run < 700 else 0.25
         # Kept with the weights, for evaluations must not depend on their batch, nor on whether
         # they follow the training or load its checkpoint.
         self.register_buffer("density", torch.zeros(()))
