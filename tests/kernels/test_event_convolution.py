@@ -253,3 +253,20 @@ def test_unpool_is_torch_s_also_where_outputs_tie(kind, pool):
     squares = maps.unfold(2, pool, pool).unfold(3, pool, pool).flatten(4)
     assert pool == 1 or ((squares == pooled[..., None]).sum(4) > 1).float().mean() > 0.1
     assert torch.equal(unpool(grad, marks, (HEIGHT, WIDTH), pool), wanted)
+
+
+@pytest.mark.parametrize("pool", [2, 3])
+@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (5, 5), (1, 4)], ids=str)
+@pytest.mark.parametrize("units", [1, 4, 6])
+def test_spike_gradient_is_autograd_s_bit_for_bit(pool, padding, kernel, units):
+    spikes, weight = draw_spikes("float32", FRAMES, 5, HEIGHT, WIDTH), draw(units, 5, *kernel)
+    pooling = Pooling(1, padding, pool)
+    spikes.requires_grad_()
+    pooled = dense(spikes, weight, None, pooling)
+    grad = draw(*pooled.shape)
+    (wanted,) = torch.autograd.grad(pooled, spikes, grad)
+    _, marks = convolve(spikes, weight, None, pooling, marks=True)
+    found = events.spike_gradient(grad, marks, weight, spikes.shape[2:], pooling)
+    assert wanted.abs().max() > 0
+    assert torch.equal(found, wanted)
