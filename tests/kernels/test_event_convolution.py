@@ -67,8 +67,8 @@ def test_any_number_of_channels(kind, channels, units):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("sides", [(1, 1), (1, 6), (6, 1), (2, 2), (40, 3)])
-def test_maps_smaller_than_the_kernel_and_long_ones(kind, sides):
+@pytest.mark.parametrize("sides", [(1, 1), (1, 6), (6, 1), (2, 2), (40, 3), (190, 190)])
+def test_maps_smaller_than_the_kernel_and_large_ones(kind, sides):
     spikes, weight = draw_spikes(kind, FRAMES, 2, *sides), draw(4, 2, 5, 5)
     for stride in (1, 2, 3):
         pooling = Pooling(stride, 2, 1)
