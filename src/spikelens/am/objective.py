@@ -13,7 +13,7 @@ from spikelens.precision import autocast, require_precision
 
 # Bytes that one chunk's spikes and currents may take, and most images in it, by device: beyond
 # these a CPU gains nothing, and the last chunk of a round is filled up for nothing.
-_LIMITS = {"cpu": (2**30, 64), "cuda": (2**32, 256)}
+_LIMITS = {"cpu": (2**30, 50), "cuda": (2**32, 250)}
 
 
 class Objective:
@@ -84,7 +84,7 @@ class Objective:
 
 
 def fitting_chunk(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Return how many images at once fit the working set, from 1 to 64 (256 on a GPU).
+    """Return how many images at once fit the working set, from 1 to 50 (250 on a GPU).
 
     It depends on the network and the kind of device alone, so that a search gives the same on
     every machine of a kind; only a machine with less free memory than that takes fewer.
@@ -102,5 +102,4 @@ def fitting_chunk(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
     working_set, most = _LIMITS.get(device.type, _LIMITS["cpu"])
     if device.type == "cuda":
         working_set = min(working_set, torch.cuda.mem_get_info(device)[0] // 2)
-    chunk = min(most, working_set // (4 * num_steps * neurons))
-    return max(1, chunk // 8 * 8 or chunk)
+    return max(1, min(most, working_set // (4 * num_steps * neurons)))
