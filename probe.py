@@ -39,10 +39,11 @@ def probe(cfg: DictConfig) -> Probe:
     run = OmegaConf.create(checkpoint.config)
     if "am" not in run:  # its ${generator} and ${seed} become the run's
         run.am = hydra.compose("train", ["+am=enabled"]).am
-    places = {"budget": "search.budget", "seed": "search.seed"}
-    for key in ("neurons", "generator", "num_natural", "budget", "seed"):
+    of_search = ("budget", "seed", "precision", "chunk")
+    for key in ("neurons", "generator", "num_natural", *of_search):
         if cfg.get(key) is not None:
-            OmegaConf.update(run.am, places.get(key, key), cfg[key], merge=False)
+            place = f"search.{key}" if key in of_search else key
+            OmegaConf.update(run.am, place, cfg[key], merge=False, force_add=True)
     am: Any = OmegaConf.to_container(run.am, resolve=True)
     network, data = rebuild(checkpoint)
     is_gpu = torch.cuda.is_available() and run.trainer.accelerator != "cpu"

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from spikelens.allocator import keep_freed_memory
-from spikelens.kernels.event_convolution import Pooling, convolve
+from spikelens.kernels.event_convolution import convolve
+from spikelens.kernels.pooling import Pooling
 
 # channels, units, kernel, side, stride, padding, pool, frames
 LAYERS = {

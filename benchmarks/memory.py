@@ -11,15 +11,12 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.subject import NETS
 from spikelens.allocator import keep_freed_memory
 from spikelens.am.activations import Recorder, layer_shapes
 from spikelens.am.neurons import parse_neurons
 from spikelens.am.objective import Objective
 from spikelens.generators.vq_codes import load_vq_codes
-from spikelens.models.spiking_cnn import csnn, small
-from spikelens.models.spiking_resnet import resnet18
-
-NETS = {"csnn": csnn, "small": small, "resnet18": resnet18}
 
 
 def resident() -> float:

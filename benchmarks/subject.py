@@ -17,6 +17,7 @@ from spikelens.models.lif import LIF
 from spikelens.models.spiking_cnn import csnn, small
 from spikelens.models.spiking_network import SpikingNetwork
 from spikelens.models.spiking_resnet import resnet18
+from spikelens.models.synapse import Convolution
 
 NETS = {"csnn": csnn, "small": small, "resnet18": resnet18}
 # Passes, images in each, and time steps that the statistics of batch normalisation come from.
@@ -82,19 +83,35 @@ def prepare(args: argparse.Namespace) -> Subject:
     if not args.ckpt:
         calibrate(subject)
     network.eval()
+    if args.ckpt:
+        measure_density(subject)
     return subject
 
 
 def calibrate(subject: Subject) -> None:
-    """Set the statistics of batch normalisation to those of a few natural images."""
+    """Set statistics of batch normalisation, and how dense inputs are, by a few natural images."""
     norms = [m for m in subject.network.modules() if isinstance(m, nn.BatchNorm2d)]
     subject.network.train()
     num_passes, num_images, num_steps = CALIBRATION
     subject.set_steps(num_steps)
     with torch.no_grad():
-        for done in range(num_passes if norms else 0):
+        for done in range(num_passes):
             for norm in norms:
                 norm.momentum = 1 / (done + 1)  # a plain mean over the passes
             subject.network(subject.batch(done * num_images, num_images)[0])
     for norm in norms:
         norm.momentum = 0.1
+
+
+@torch.no_grad()
+def measure_density(subject: Subject) -> None:
+    """Measure how dense inputs are, for a checkpoint older than that measurement."""
+    layers = [m for m in subject.network.modules() if isinstance(m, Convolution)]
+
+    def note(layer: nn.Module, inputs: tuple[Tensor]) -> None:
+        layer.density.copy_(inputs[0].count_nonzero() / inputs[0].numel())
+
+    handles = [layer.register_forward_pre_hook(note) for layer in layers]
+    subject.network(subject.batch(0, CALIBRATION[1])[0])
+    for handle in handles:
+        handle.remove()

@@ -35,9 +35,13 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     Raises:
         ValueError: If the precision is unknown.
     """
+    return torch.autocast(device.type, torch.bfloat16, enabled=is_half(precision, device))
+
+
+def is_half(precision: str, device: torch.device) -> bool:
+    """Return whether a precision is bfloat16 on a device; arguments and errors as above."""
     require_precision(precision)
-    is_half = precision == "bfloat16" or (precision == "auto" and _has_fast_half(device))
-    return torch.autocast(device.type, torch.bfloat16, enabled=is_half)
+    return precision == "bfloat16" or (precision == "auto" and _has_fast_half(device))
 
 
 def _has_fast_half(device: torch.device) -> bool:

@@ -100,9 +100,9 @@ def test_one_image_that_does_not_fit_is_an_error(tiny_network):
 
 
 def test_the_fitting_chunk_shrinks_with_steps_and_layers():
-    # The largest two neighbours of csnn: 200 x 14 x 14 and 64 x 5 x 5 neurons; 4 bytes a step.
-    wanted = 2**30 // (4 * 256 * (200 * 14 * 14 + 64 * 5 * 5))
-    assert wanted == 25
+    # The largest layer of csnn: it reads 200 x 14 x 14 spikes and makes 64 x 10 x 10 currents.
+    wanted = 2**30 // (256 * (4 * (200 * 14 * 14 + 64 * 10 * 10) + 64 * 5 * 5))
+    assert wanted == 22
     build = functools.partial(csnn, 3, 32, 10)
     assert fitting_chunk(build(num_steps=256), (3, 32, 32)) == wanted
     assert fitting_chunk(build(num_steps=4), (3, 32, 32)) == 50

@@ -148,3 +148,16 @@ def test_a_membrane_has_a_preferred_class_but_no_rate_measures(tiny_network, nat
 def test_plans_are_checked(name):
     with pytest.raises(ValueError, match=f"`{name}` must be"):
         SearchPlan(**{name: -1})
+
+
+def test_a_search_in_bfloat16_reports_the_best_of_its_elites_in_float32(tiny_network, natural):
+    probe = run(tiny_network, natural, precision="bfloat16")
+    elites = probe.elites[:, :4]
+    with Recorder(tiny_network, NEURONS) as recorder:
+        objective = Objective(GENERATOR, recorder, chunk=16)
+        answers = objective(elites.flatten(0, 1)).activations.unflatten(0, (3, 4))
+        shown = recorder.respond(probe.stimuli).activations.diagonal()
+    assert torch.equal(probe.activations, answers.diagonal(dim1=0, dim2=2).amax(0))
+    torch.testing.assert_close(probe.activations, shown)
+    with pytest.raises(ValueError, match="`precision` must be auto, bfloat16, float32, but got"):
+        SearchPlan(precision="half")

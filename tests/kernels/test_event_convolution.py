@@ -11,7 +11,10 @@ import torch
 from torch.nn import functional
 
 from spikelens.kernels import event_convolution as events
-from spikelens.kernels.event_convolution import Pooling, convolve, unpool, weight_gradient
+from spikelens.kernels import event_gradient
+from spikelens.kernels.event_convolution import convolve
+from spikelens.kernels.event_gradient import of_weight, unpool
+from spikelens.kernels.pooling import Pooling
 
 FRAMES, HEIGHT, WIDTH = 3, 11, 14
 KINDS = ["uint8", "float32"]
@@ -95,7 +98,7 @@ def test_memory_order_does_not_matter(kind, order):
 def test_silence_gives_the_bias(kind):
     silence = torch.zeros(2, 3, 6, 6, dtype=getattr(torch, kind))
     bias = torch.tensor([0.5, -2.0])
-    found, marks = convolve(silence, draw(2, 3, 3, 3), bias, Pooling(1, 1, 2), marks=True)
+    found, marks = convolve(silence, draw(2, 3, 3, 3), bias, Pooling(1, 1, 2), is_marked=True)
     assert torch.equal(found, bias.view(1, 2, 1, 1).expand(2, 2, 3, 3))
     assert marks.count_nonzero() == 0
     assert convolve(silence, draw(2, 3, 3, 3), None, Pooling(1, 1, 2))[0].count_nonzero() == 0
@@ -110,10 +113,10 @@ def test_all_spikes_give_the_sums_of_the_weights():
 def test_no_frames():
     weight, pooling = draw(3, 2, 3, 3), Pooling(1, 1, 2)
     none = torch.zeros(0, 2, 6, 4, dtype=torch.uint8)
-    found, marks = convolve(none, weight, None, pooling, marks=True)
+    found, marks = convolve(none, weight, None, pooling, is_marked=True)
     assert found.shape == (0, 3, 3, 2)
     assert unpool(found, marks, (6, 4), 2).shape == (0, 3, 6, 4)
-    zero = weight_gradient(none, torch.zeros(0, 3, 6, 4), weight, pooling)
+    zero = of_weight(none, torch.zeros(0, 3, 6, 4), weight, pooling)
     assert torch.equal(zero, torch.zeros_like(weight))
 
 
@@ -142,7 +145,7 @@ def test_a_single_spike_by_hand(stride, value):
 def test_pooling_by_hand():
     # Weight 1 alone; squares (1 5 / 5 2) and (0 0 / 0 3); a column and a row are left over.
     spikes = torch.tensor([[1.0, 5, 0, 0, 9], [5, 2, 0, 3, 9], [9, 9, 9, 9, 9]]).view(1, 1, 3, 5)
-    found, marks = convolve(spikes, torch.ones(1, 1, 1, 1), None, Pooling(1, 0, 2), marks=True)
+    found, marks = convolve(spikes, torch.ones(1, 1, 1, 1), None, Pooling(1, 0, 2), is_marked=True)
     assert found.flatten().tolist() == [5, 3]
     assert marks.flatten().tolist() == [1, 3]  # the first of equals, row by row
     back = unpool(torch.tensor([7.0, 8.0]).view(1, 1, 1, 2), marks, (3, 5), 2)
@@ -166,7 +169,7 @@ def test_a_frame_does_not_depend_on_its_batch_block_or_thread(recording, set_thr
         set_threads(num_threads)
         assert torch.equal(convolve(spikes, weight, bias, pooling)[0], alone)
         for block in (1, 3, 50):
-            monkeypatch.setattr(events, "_block", lambda *_, block=block: block)
+            monkeypatch.setattr(events, "frames_at_once", lambda *_, block=block: block)
             assert torch.equal(convolve(spikes, weight, bias, pooling)[0], alone)
             assert torch.equal(convolve(spikes[7:20], weight, bias, pooling)[0], alone[7:20])
             assert torch.equal(convolve(spikes.flip(0), weight, bias, pooling)[0], alone.flip(0))
@@ -201,11 +204,11 @@ def test_nothing_given_is_written_to(recording):
     spikes, weight, bias = recording
     pooling = Pooling(1, 1, 2)
     copies = [x.clone() for x in recording]
-    found, marks = convolve(spikes, weight, bias, pooling, marks=True)
+    found, marks = convolve(spikes, weight, bias, pooling, is_marked=True)
     copies += [found.clone(), marks.clone()]
     grad = unpool(found, marks, (7, 6), 2)
     kept = grad.clone()
-    weight_gradient(spikes, grad, weight, pooling)
+    of_weight(spikes, grad, weight, pooling)
     for given, copy in zip((*recording, found, marks, grad), (*copies, kept), strict=True):
         assert torch.equal(given, copy)
 
@@ -223,7 +226,7 @@ def test_weight_gradient_is_autograd_s_bit_for_bit(kind, stride, padding, kernel
     assert wanted.count_nonzero() > 0
     for order in (torch.contiguous_format, torch.channels_last):
         given = grad.contiguous(memory_format=order)
-        found = weight_gradient(spikes, given, weight, Pooling(stride, padding, 1))
+        found = of_weight(spikes, given, weight, Pooling(stride, padding, 1))
         assert torch.equal(found, wanted)
 
 
@@ -235,7 +238,7 @@ def test_weight_gradients_of_threads_and_blocks_add_up(recording, set_threads, n
     maps = functional.conv2d(spikes.float(), weight, None, 1, 1)
     grad = draw(*maps.shape)
     (wanted,) = torch.autograd.grad(maps, weight, grad)
-    found = [weight_gradient(spikes, grad, weight, Pooling(1, 1, 2)) for _ in range(2)]
+    found = [of_weight(spikes, grad, weight, Pooling(1, 1, 2)) for _ in range(2)]
     assert torch.equal(found[0], wanted)
     assert torch.equal(found[1], wanted)
 
@@ -245,7 +248,7 @@ def test_weight_gradients_of_threads_and_blocks_add_up(recording, set_threads, n
 def test_unpool_is_torch_s_also_where_outputs_tie(kind, pool):
     spikes, weight = draw_spikes(kind, FRAMES, 5, HEIGHT, WIDTH, density=0.05), draw(3, 5, 3, 3)
     pooling = Pooling(1, 1, pool)
-    _, marks = convolve(spikes, weight, None, pooling, marks=True)
+    _, marks = convolve(spikes, weight, None, pooling, is_marked=True)
     maps = functional.conv2d(spikes.float(), weight, None, 1, 1).requires_grad_()
     pooled = functional.max_pool2d(maps, pool)
     grad = draw(*pooled.shape)
@@ -266,7 +269,7 @@ def test_spike_gradient_is_autograd_s_bit_for_bit(pool, padding, kernel, units):
     pooled = dense(spikes, weight, None, pooling)
     grad = draw(*pooled.shape)
     (wanted,) = torch.autograd.grad(pooled, spikes, grad)
-    _, marks = convolve(spikes, weight, None, pooling, marks=True)
-    found = events.spike_gradient(grad, marks, weight, spikes.shape[2:], pooling)
+    _, marks = convolve(spikes, weight, None, pooling, is_marked=True)
+    found = event_gradient.of_spikes(grad, marks, weight, spikes.shape[2:], pooling)
     assert wanted.abs().max() > 0
     assert torch.equal(found, wanted)

@@ -416,3 +416,13 @@ def test_half_currents_are_learned_from(dtype, num_frames):
         (LIF(8)(current).spikes * for_spikes).sum().backward()
     assert half.grad.dtype == dtype
     assert torch.equal(half.grad, full.grad.to(dtype))
+
+
+@pytest.mark.parametrize("num_frames", [2, 3, 5])
+def test_a_current_of_other_steps_is_refused(num_frames):
+    layer = LIF(4)
+    wanted = f"`current` must have 4 time steps, or 1 if constant, but got {num_frames}"
+    with pytest.raises(ValueError, match=wanted):
+        layer(torch.rand(num_frames, 2, 3))
+    with torch.no_grad(), pytest.raises(ValueError, match=wanted):
+        layer(torch.rand(num_frames, 2, 3))

@@ -90,7 +90,7 @@ def test_a_checkpoint_older_than_the_density_loads():
     assert len(old) == len(state) - 3
     network.load_state_dict(old)
     assert torch.equal(network.conv2.synapse[0].weight, state["conv2.synapse.0.weight"])
-    assert network.conv2.synapse.density == 0
+    assert network.conv2.synapse.density == -1
 
 
 @pytest.mark.parametrize(("build", "least"), [(csnn, 16), (small, 8)])

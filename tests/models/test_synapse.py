@@ -68,9 +68,9 @@ def event_calls(monkeypatch):
     """Shapes of what was convolved by events."""
     calls, convolve = [], event_convolution.convolve
 
-    def spy(spikes, *rest):
+    def spy(spikes, *rest, **kwargs):
         calls.append(tuple(spikes.shape))
-        return convolve(spikes, *rest)
+        return convolve(spikes, *rest, **kwargs)
 
     monkeypatch.setattr(event_convolution, "convolve", spy)
     return calls
@@ -220,6 +220,9 @@ def test_graded_and_negative_sparse_inputs_go_by_events_too(event_calls):
 def test_only_what_pays_goes_by_events(event_calls):
     convolution = Convolution(3, 4, 3).eval()
     images, spikes = torch.rand(2, 3, 6, 6), draw_spikes(2, 3, 6, 6)
+    with torch.no_grad():
+        convolution(spikes.byte())  # nothing was measured yet
+    convolution.density.fill_(0.03)
     convolution(images)
     convolution(draw_spikes(2, 3, 6, 6, density=0.5))
     with torch.no_grad():
@@ -257,6 +260,7 @@ def test_bytes_without_a_compiler(event_calls, monkeypatch):
 
 def test_an_image_does_not_depend_on_its_batch():
     convolution = statistics(Convolution(3, 4, 3, pool=2)).eval()
+    convolution.density.fill_(0.03)
     spikes = draw_spikes(20, 3, 6, 6).byte()
     with torch.no_grad():
         whole = convolution(spikes)

@@ -5,10 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from spikelens.am.activations import Recorder, Response, layer_shapes
+from spikelens.am.activations import Recorder, Response, layer_shapes, spiking_layers
 from spikelens.arguments import require_integers
 from spikelens.data.base import unit_range
 from spikelens.generators.base import Generator
+from spikelens.models.lif import Scan
 from spikelens.precision import autocast, require_precision
 
 # Bytes that one chunk's spikes and currents may take, and most images in it, by device: beyond
@@ -70,6 +71,7 @@ class Objective:
                 if self.chunk == 1:
                     raise
                 self.chunk //= 2
+                torch.cuda.empty_cache()  # pieces too small for the next attempt
                 continue
             parts.append(response)
             done += len(part)
@@ -86,20 +88,33 @@ class Objective:
 def fitting_chunk(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Return how many images at once fit the working set, from 1 to 50 (250 on a GPU).
 
-    It depends on the network and the kind of device alone, so that a search gives the same on
-    every machine of a kind; only a machine with less free memory than that takes fewer.
+    It depends on the network and the device alone, and not on what is free, so that a probe of a
+    checkpoint gives what the run gave. The largest layer counts: its inputs and currents in
+    float32, and its spikes. A network that is called step by step needs little.
 
     Args:
         network: See `spikelens.am.activations.spiking_layers`.
         image_shape: `(C, H, W)`.
     """
     device = next(network.parameters()).device
-    shapes = layer_shapes(network, image_shape)
-    sizes = [torch.Size(shape).numel() for shape in shapes.values()]
-    # A layer reads the spikes of the one before while its own currents and spikes are made.
-    neurons = max(a + b for a, b in zip([0, *sizes], [*sizes, 0], strict=True))
-    num_steps = max(getattr(network.get_submodule(name), "num_steps", 1) for name in shapes)
+    needs: list[int] = []
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
+        """Note the bytes of one image's inputs, currents and spikes."""
+        if not isinstance(output, Scan) or output.rate is None:
+            return
+        frames, num_steps = len(inputs[0]), len(output.spikes)
+        square = getattr(getattr(layer, "synapse", None), "pool", 1) ** 2  # currents before pooling
+        neurons = output.rate.numel()
+        needs.append(4 * (inputs[0].numel() + frames * square * neurons) + num_steps * neurons)
+
+    handles = [layer.register_forward_hook(note) for layer in spiking_layers(network).values()]
+    try:
+        layer_shapes(network, image_shape)
+    finally:
+        for handle in handles:
+            handle.remove()
     working_set, most = _LIMITS.get(device.type, _LIMITS["cpu"])
     if device.type == "cuda":
-        working_set = min(working_set, torch.cuda.mem_get_info(device)[0] // 2)
-    return max(1, min(most, working_set // (4 * num_steps * neurons)))
+        working_set = min(working_set, torch.cuda.get_device_properties(device).total_memory // 8)
+    return max(1, min(most, working_set // max(needs, default=1)))

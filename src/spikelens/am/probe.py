@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from spikelens.am.activations import Recorder, layer_shapes
+from spikelens.am.activations import Recorder, Response, layer_shapes
 from spikelens.am.archive import Archive
 from spikelens.am.natural import NaturalImages
 from spikelens.am.neurons import Neuron, parse_neurons
@@ -16,8 +16,11 @@ from spikelens.am.search import Progress, SearchResult, maximize
 from spikelens.arguments import require_integers
 from spikelens.data.base import unit_range
 from spikelens.generators.base import Generator, check_fit, check_points
-from spikelens.precision import require_precision
+from spikelens.precision import is_half, require_precision
 from spikelens.selectivity import Selectivity, measure
+
+# Best images of a search in bfloat16 that are compared once more in float32.
+_NUM_CHECKED = 4
 
 
 @dataclass(frozen=True)
@@ -120,41 +123,74 @@ def probe_neurons(
     Raises:
         ValueError: If `previous` does not fit the generator.
     """
-    count = _Count(len(natural.images) + len(neurons) * (plan.budget + 1), progress)
+    device = next(network.parameters()).device
+    num_checked = min(_NUM_CHECKED, plan.num_elites) if is_half(plan.precision, device) else 1
+    count = _Count(len(natural.images) + len(neurons) * (plan.budget + num_checked), progress)
     with Recorder(network, neurons) as recorder:
         objective = Objective(generator, recorder, plan.chunk, count.add)
         answers = objective.of_images(natural.images)
         top = answers.scores.topk(min(max(plan.num_top, plan.num_starts), len(natural.images)), 0)
         top_images = natural.images[top.indices.T.cpu()]  # (K, top, C, H, W)
         start = _starts(objective, top_images[:, : plan.num_starts], previous)
-        num_modes = len(generator.mode_sizes)
-        archive = Archive(len(neurons), num_modes, plan.num_elites, objective.device)
-        ceiling = torch.tensor([neuron.ceiling for neuron in neurons], device=objective.device)
-        searcher = optimizer(generator, archive, seed=plan.seed)
-        # Few neurons propose few images a round: a chunk is not filled up beyond that.
-        objective.chunk = min(objective.chunk, len(neurons) * searcher.batch)
-        objective.precision = plan.precision
-        result = maximize(
-            objective, searcher, archive, plan.budget, start, ceiling, plan.is_pooled, count.note
-        )
-        objective.precision = "float32"
-        final = objective(result.indices)
-    activations = final.activations.diagonal().cpu()
+        archive, result = _search(objective, optimizer, plan, start, count)
+        indices, shown = _best_again(objective, archive, num_checked)
+    activations = shown.cpu()
     natural_activations = answers.activations.amax(0).cpu()
+    is_rate = torch.tensor([neuron.ceiling for neuron in neurons]).isfinite()
     return Probe(
         neurons=tuple(neurons),
-        stimuli=torch.cat([generator.decode(i).float().cpu() for i in result.indices.split(64)]),
+        stimuli=torch.cat([generator.decode(i).float().cpu() for i in indices.split(64)]),
         activations=activations,
         natural_activations=natural_activations,
         natural_top=top_images[:, : plan.num_top],
-        is_silent=((activations <= 0) & (natural_activations <= 0) & ceiling.isfinite().cpu()),
+        is_silent=((activations <= 0) & (natural_activations <= 0) & is_rate),
         classes=natural.classes,
         selectivity=measure(
-            answers.activations, natural.labels, len(natural.classes), ceiling.isfinite()
+            answers.activations, natural.labels, len(natural.classes), is_rate.to(device)
         ),
         elites=archive.indices.cpu(),
         search=result,
     )
+
+
+def _search(
+    objective: Objective,
+    optimizer: Callable[..., Optimizer],
+    plan: SearchPlan,
+    start: Tensor | None,
+    count: "_Count",
+) -> tuple[Archive, SearchResult]:
+    """Search in the plan's precision; the objective is left as it was."""
+    generator, neurons, chunk = objective.generator, objective.recorder.neurons, objective.chunk
+    num_modes = len(generator.mode_sizes)
+    archive = Archive(len(neurons), num_modes, plan.num_elites, objective.device)
+    searcher = optimizer(generator, archive, seed=plan.seed)
+    ceiling = torch.tensor([neuron.ceiling for neuron in neurons])
+    # Few neurons propose few images a round: a chunk is not filled up beyond that.
+    objective.chunk = min(chunk, len(neurons) * searcher.batch)
+    objective.precision = plan.precision
+    result = maximize(
+        objective, searcher, archive, plan.budget, start, ceiling, plan.is_pooled, count.note
+    )
+    objective.chunk, objective.precision = chunk, "float32"
+    return archive, result
+
+
+def _best_again(objective: Objective, archive: Archive, num: int) -> tuple[Tensor, Tensor]:
+    """Show each neuron's best few once more, and return the best `(K, d)` and its activation."""
+    elites = archive.indices[:, :num]
+    own = torch.arange(len(elites), device=elites.device)[:, None, None]
+    # Of what is shown for a neuron its own answers count: (K, num).
+    answers = Response(
+        *(
+            values.unflatten(0, elites.shape[:2]).gather(2, own.expand(-1, num, -1)).squeeze(2)
+            for values in objective(elites.flatten(0, 1))
+        )
+    )
+    is_known = archive.scores[:, :num].isfinite()
+    best = answers.scores.where(is_known, -torch.inf).argmax(1, keepdim=True)
+    chosen = elites.gather(1, best[..., None].expand(-1, -1, elites.shape[2])).squeeze(1)
+    return chosen, answers.activations.gather(1, best).squeeze(1)
 
 
 def find_neurons(

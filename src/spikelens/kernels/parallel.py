@@ -1,5 +1,6 @@
 """Compiled loops on as many threads as torch uses."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
@@ -10,6 +11,11 @@ import torch
 @cache
 def _pool(num_threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(num_threads, thread_name_prefix="spikelens")
+
+
+if hasattr(os, "register_at_fork"):
+    # A child process has the pool, but not its threads.
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def in_parallel(work: Callable[[int, int], object], num_items: int) -> None:

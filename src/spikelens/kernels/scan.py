@@ -1,8 +1,8 @@
 """Which scan runs where."""
 
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Protocol
 
 from torch import Tensor
@@ -12,7 +12,7 @@ from spikelens.kernels.dynamics import Dynamics
 _COMPILERS = {"cpu": "numba", "cuda": "triton"}
 
 
-class Scan(Protocol):
+class Backend(Protocol):
     """The leaky integrate-and-fire scan over time; `scan_torch` says what each function does."""
 
     def count(
@@ -52,18 +52,26 @@ class Scan(Protocol):
 
 @cache
 def compiler_of(device_type: str) -> str | None:
-    """Return what compiles loops for a device, `numba` or `triton`; None where it is missing."""
+    """Return what compiles loops for a device, `numba` or `triton`; None where it is of no use.
+
+    It is missing, or does not go with the numpy that is installed, or has nowhere to keep what it
+    compiled.
+    """
     compiler = _COMPILERS.get(device_type)
-    return compiler if compiler is not None and find_spec(compiler) is not None else None
+    if compiler is not None:
+        with suppress(ImportError, RuntimeError):
+            import_module(f"spikelens.kernels.scan_{compiler}")
+            return compiler
+    return None
 
 
 @cache
-def scan_of(device_type: str) -> Scan:
+def scan_of(device_type: str) -> Backend:
     """Return the fastest scan there is for a device: compiled, or in plain torch.
 
     Args:
         device_type: `cpu`, `cuda` or another of torch's.
     """
     compiler = compiler_of(device_type) or "torch"
-    scan: Scan = import_module(f"spikelens.kernels.scan_{compiler}")
+    scan: Backend = import_module(f"spikelens.kernels.scan_{compiler}")
     return scan

@@ -148,8 +148,9 @@ def backward(
 
 
 def _parts(layer: Tensor) -> Iterator[slice]:
-    """Slices of the batch of about 2^16 neurons: what a core's cache holds."""
-    num_rows = max(1, 2**16 // max(1, layer.shape[1]))
+    """Slices of the batch of about 2^16 neurons, what a core's cache holds; a GPU takes all."""
+    is_cpu = layer.device.type == "cpu"
+    num_rows = max(1, 2**16 // max(1, layer.shape[1]) if is_cpu else len(layer))
     for start in range(0, len(layer), num_rows):
         yield slice(start, start + num_rows)
 

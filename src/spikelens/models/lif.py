@@ -9,6 +9,7 @@ import snntorch
 import snntorch.surrogate
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from spikelens.arguments import require_integers
 from spikelens.kernels.dynamics import Dynamics
@@ -108,7 +109,15 @@ class LIF(nn.Module):
         Returns:
             What the neurons did, in that shape; units last in memory, as the convolutions before
             and behind run fastest.
+
+        Raises:
+            ValueError: If the current has neither 1 nor T steps.
         """
+        if len(current) not in (1, self.num_steps):
+            raise ValueError(
+                f"Argument `current` must have {self.num_steps} time steps, or 1 if constant, "
+                f"but got {len(current)}."
+            )
         units_last = current.movedim(2, -1)
         neurons = units_last.shape[2:]
         frames = units_last.flatten(2).contiguous()  # (T or 1, N, M)
@@ -143,7 +152,9 @@ class LIF(nn.Module):
 
     def _count(self, frames: Tensor, constants: tuple[Tensor, Tensor]) -> Scan:
         dynamics = Dynamics(*constants, self.reset, self.is_delayed)
-        rate, membrane = torch.empty((2, *frames.shape[1:]), device=frames.device)
+        rate, membrane = torch.empty(
+            (2, *frames.shape[1:]), dtype=torch.float32, device=frames.device
+        )
         spikes = None
         if self.keeps_spikes:
             shape = self.num_steps, *rate.shape
@@ -177,7 +188,7 @@ class _Record(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         shape = num_steps, *frames.shape[1:]
         spikes = torch.empty(shape, dtype=frames.dtype, device=frames.device)
-        membranes = torch.empty(shape, device=frames.device)
+        membranes = torch.empty(shape, dtype=torch.float32, device=frames.device)
         rested = None if reset[1] else torch.empty_like(membranes)
         dynamics = Dynamics(beta, threshold, *reset)
         scan_of(frames.device.type).record(frames, num_steps, dynamics, spikes, membranes, rested)
@@ -187,6 +198,7 @@ class _Record(torch.autograd.Function):
         return spikes, membranes if rested is None else rested
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor | None, grad_rested: Tensor | None) -> Any:
         membranes, rested, beta, threshold = ctx.saved_tensors
         if grad_spikes is None:

@@ -5,9 +5,10 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from spikelens.arguments import require_integers
 from spikelens.models.encoding import Encoder
-from spikelens.models.lif import Scan, SpikingLayer
-from spikelens.models.spiking_network import SpikingNetwork, Surrogate
+from spikelens.models.lif import Scan, SpikingLayer, Surrogate
+from spikelens.models.spiking_network import SpikingNetwork
 from spikelens.models.synapse import Convolution
 
 
@@ -105,8 +106,9 @@ def small(
         The network, with layers `conv1`, `conv2`, `conv3`, `fc1`, `output`.
 
     Raises:
-        ValueError: If the images are too small.
+        ValueError: If the images are too small, or the width is not positive.
     """
+    require_integers(1, width=width)
     side = image_size // 8
     if side < 1:
         raise ValueError(

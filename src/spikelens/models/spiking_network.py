@@ -1,15 +1,13 @@
 """What every spiking network offers to training and probes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from spikelens.models.encoding import Encoder
 from spikelens.models.lif import LIF, Scan
-
-Surrogate = Callable[[Tensor], Tensor]
 
 
 class SpikingNetwork(nn.Module, ABC):

@@ -6,9 +6,10 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from spikelens.arguments import require_integers
 from spikelens.models.encoding import Encoder
-from spikelens.models.lif import Scan, SpikingLayer
-from spikelens.models.spiking_network import SpikingNetwork, Surrogate
+from spikelens.models.lif import Scan, SpikingLayer, Surrogate
+from spikelens.models.spiking_network import SpikingNetwork
 from spikelens.models.synapse import Convolution
 
 
@@ -111,11 +112,12 @@ def resnet18(
         The network, with layers `stem`, `block1.mid`, `block1.out`, ..., `block8.out`, `output`.
 
     Raises:
-        ValueError: If the images are too small.
+        ValueError: If the images are too small, or the width is not positive.
 
     Source: He et al., "Deep residual learning for image recognition", 2016; in Pospelov et al.,
     Neurocomputing 2025 (arXiv 2401.10748), the network that is watched over its epochs.
     """
+    require_integers(1, width=width)
     if image_size < 8:
         raise ValueError(
             f"Argument `image_size` must be at least 8 for resnet18, but got {image_size}."

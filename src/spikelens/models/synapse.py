@@ -4,10 +4,16 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
+from spikelens.kernels.pooling import Pooling
 from spikelens.kernels.scan import compiler_of
+
+# From which run of outputs that a spike adds to (kernel's side times units) events are faster up to
+# which density; measured by benchmarks/event_convolution.py.
+_MOST_EVENTS = ((700, 0.25), (160, 0.15), (0, 0.06))
 
 
 class Convolution(nn.Sequential):
@@ -19,7 +25,8 @@ class Convolution(nn.Sequential):
     events (`spikelens.kernels.event_convolution`).
 
     Attributes:
-        density: Share of non-zero inputs, moving average over training steps; 0 before.
+        density: Share of non-zero inputs, moving average over training steps; -1 before, and
+            the convolution is then dense in evaluation.
 
     Args:
         in_channels: Channels before.
@@ -49,13 +56,12 @@ class Convolution(nn.Sequential):
         norm = [nn.BatchNorm2d(out_channels)] if has_norm else []
         super().__init__(convolution, *norm, *([nn.MaxPool2d(pool)] if pool > 1 else []))
         self.stride, self.padding, self.has_norm, self.pool = stride, padding, has_norm, pool
-        # The density up to which events are faster, by how much a spike adds to a row of outputs
-        # in one run; measured by benchmarks/event_convolution.py.
+        # What a spike adds to a row of outputs, in one run of memory, decides how fast events are.
         run = kernel_size * out_channels
-        self.most_events = 0.06 if run < 160 else 0.15 if run < 700 else 0.25
+        self.most_events = next(most for length, most in _MOST_EVENTS if run >= length)
         # Kept with the weights, for evaluations must not depend on their batch, nor on whether
         # they follow the training or load its checkpoint.
-        self.register_buffer("density", torch.zeros(()))
+        self.register_buffer("density", torch.tensor(-1.0))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the currents `(N, out_channels, H', W')` of `inputs` `(N, in_channels, H, W)`."""
@@ -66,30 +72,36 @@ class Convolution(nn.Sequential):
         if is_folded:
             weight, bias = _fold(weight, cast(nn.BatchNorm2d, norm))
             norm = None
-        if self._goes_by_events(inputs):
-            pooling = self.stride, self.padding, 1 if norm is not None else self.pool
-            currents: Tensor = _EventConvolution.apply(inputs, weight, bias, *pooling)
+        density = self._measure(inputs) if self.training else self.density
+        if self._goes_by_events(inputs, density):
+            pooling = Pooling(self.stride, self.padding, 1 if norm is not None else self.pool)
+            currents = _convolve(inputs, weight, bias, pooling)
             if norm is None:
                 return currents
         else:
-            signal = inputs.float() if inputs.dtype == torch.uint8 else inputs
+            signal = inputs.to(weight.dtype) if inputs.dtype == torch.uint8 else inputs
             currents = functional.conv2d(signal, weight, bias, self.stride, self.padding)
         if norm is not None:
             currents = norm(currents)
         return functional.max_pool2d(currents, self.pool) if self.pool > 1 else currents
 
-    def _goes_by_events(self, inputs: Tensor) -> bool:
-        density = self.density
-        if self.training:
-            # Of spikes the sum of sizes is their number, and faster than to count them.
-            density = inputs.detach().float().norm(1) / inputs.numel()
-            moved = self.density.lerp(density, 0.1)
-            self.density.copy_(torch.where(self.density > 0, moved, density))
-        elif inputs.dtype != torch.uint8:
-            return False
+    def _measure(self, inputs: Tensor) -> Tensor:
+        """Take inputs into the moving average; return their own density."""
+        num_spikes: Tensor = torch.linalg.vector_norm(inputs.detach().float(), 0)
+        density = (num_spikes / inputs.numel()).to(self.density.dtype)
+        moved = self.density.lerp(density, 0.1)
+        self.density.copy_(torch.where(self.density < 0, density, moved))
+        return density
+
+    def _goes_by_events(self, inputs: Tensor, density: Tensor) -> bool:
         if compiler_of(inputs.device.type) != "numba" or torch.is_autocast_enabled("cpu"):
             return False
-        return float(density) < self.most_events
+        weight = cast(nn.Conv2d, self[0]).weight
+        # Floats are convolved by events in training alone; marks of the largest output are bytes.
+        kinds = (torch.uint8, torch.float32) if self.training else (torch.uint8,)
+        if inputs.dtype not in kinds or weight.dtype != torch.float32 or self.pool > 16:
+            return False
+        return 0 <= float(density) < self.most_events
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
         state.setdefault(f"{prefix}density", self.density)  # of a checkpoint older than it
@@ -104,49 +116,50 @@ def _fold(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale
 
 
+def _convolve(inputs: Tensor, weight: Tensor, bias: Tensor | None, pooling: Pooling) -> Tensor:
+    if torch.is_grad_enabled():
+        currents: Tensor = _EventConvolution.apply(inputs, weight, bias, pooling)
+        return currents
+    # Only where numba is: it takes a second to import.
+    from spikelens.kernels.event_convolution import convolve
+
+    return convolve(inputs, weight, bias, pooling)[0]
+
+
 class _EventConvolution(torch.autograd.Function):
     """`event_convolution.convolve` and its gradient."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        spikes: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        stride: int,
-        padding: int,
-        pool: int,
+        ctx: Any, spikes: Tensor, weight: Tensor, bias: Tensor | None, pooling: Pooling
     ) -> Tensor:
-        # Only where numba is: it takes a second to import.
-        from spikelens.kernels import event_convolution as events
+        from spikelens.kernels.event_convolution import convolve
 
-        pooling = events.Pooling(stride, padding, pool)
-        marks = pool > 1 and any(ctx.needs_input_grad)
-        currents, largest = events.convolve(spikes, weight, bias, pooling, marks)
+        currents, largest = convolve(spikes, weight, bias, pooling, is_marked=pooling.pool > 1)
         ctx.save_for_backward(spikes, weight, largest)
         ctx.pooling = pooling
         return currents
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        from spikelens.kernels import event_convolution as events
+        from spikelens.kernels import event_gradient
 
         spikes, weight, largest = ctx.saved_tensors
         pooling, pooled = ctx.pooling, grad
         if largest is not None:
-            grad = events.unpool(
-                pooled, largest, events.sides(spikes, weight, pooling), pooling.pool
-            )
+            sides = pooling.sides(spikes, weight)
+            grad = event_gradient.unpool(pooled, largest, sides, pooling.pool)
         grad_spikes = grad_weight = None
         if ctx.needs_input_grad[0]:
             if largest is not None and pooling.stride == 1:
                 maps = spikes.shape[2:]
-                grad_spikes = events.spike_gradient(pooled, largest, weight, maps, pooling)
+                grad_spikes = event_gradient.of_spikes(pooled, largest, weight, maps, pooling)
             else:
                 grad_spikes = conv2d_input(
                     spikes.shape, weight, grad, pooling.stride, pooling.padding
                 )
         if ctx.needs_input_grad[1]:
-            grad_weight = events.weight_gradient(spikes, grad, weight, pooling)
+            grad_weight = event_gradient.of_weight(spikes, grad, weight, pooling)
         grad_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
-        return grad_spikes, grad_weight, grad_bias, None, None, None
+        return grad_spikes, grad_weight, grad_bias, None
