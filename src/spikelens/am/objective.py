@@ -106,7 +106,9 @@ def fitting_chunk(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
         frames, num_steps = len(inputs[0]), len(output.spikes)
         square = getattr(getattr(layer, "synapse", None), "pool", 1) ** 2  # currents before pooling
         neurons = output.rate.numel()
-        needs.append(4 * (inputs[0].numel() + frames * square * neurons) + num_steps * neurons)
+        # A residual is one more input, and its sum with the currents one more of these.
+        currents = len(inputs) * frames * square * neurons
+        needs.append(4 * (sum(x.numel() for x in inputs) + currents) + num_steps * neurons)
 
     handles = [layer.register_forward_hook(note) for layer in spiking_layers(network).values()]
     try:
