@@ -68,6 +68,7 @@ class _Tally:
         self.membrane: Tensor | None = None
 
     def hook(self, module: nn.Module, _: Any, output: Any) -> None:
+        """Take in the means of a scanned layer, or one step of a stepwise one."""
         if isinstance(output, Scan):
             if output.rate is not None and output.membrane is not None:
                 self.num_steps, self.num_sums = module.num_steps, 1  # type: ignore[assignment]

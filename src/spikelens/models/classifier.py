@@ -19,9 +19,8 @@ class SpikingClassifier(L.LightningModule):
     """Train a spiking network; the class whose output neuron spikes most wins.
 
     Logs `train/loss`, `train/accuracy`, `val/loss`, `val/accuracy`, `test/loss`, `test/accuracy`
-    (accuracies in [0, 1]),
-    and over the validation images `rate/<layer>` (mean spikes a neuron and time step, in [0, 1])
-    and `silent/<layer>` (fraction of units that never spiked).
+    (accuracies in [0, 1]), and over the validation images `rate/<layer>` (mean spikes a neuron and
+    time step, in [0, 1]) and `silent/<layer>` (fraction of units that never spiked).
 
     Args:
         images: Channels, size and classes of the images.
