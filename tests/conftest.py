@@ -34,6 +34,9 @@ class Bars:
     def encode(self, images: Tensor) -> Tensor:
         return (images.flatten(1) * (self.mode_sizes[0] - 1)).round().long()
 
+    def realism(self, images: Tensor) -> Tensor:
+        return -images.flatten(1).std(1)
+
     def to(self, device: object) -> "Bars":
         return self
 

@@ -43,6 +43,12 @@ class Generator(LatentSpace, Protocol):
     def encode(self, images: Tensor) -> Tensor:
         """Find multi-indices int64 `(N, d)` that draw images much like `(N, C, H, W)` in [0, 1]."""
 
+    def realism(self, images: Tensor) -> Tensor:
+        """Score how much images `(N, C, H, W)` in [0, 1] are like those it learned from, `(N,)`.
+
+        Larger is more natural; the scale is the generator's own, and NaN means that it cannot tell.
+        """
+
     def to(self, device: Any) -> Any:
         """Move the generator to a device, as `nn.Module.to` does."""
 

@@ -41,6 +41,11 @@ class VQCodes(nn.Module):
         with torch.no_grad():
             return self.vqvae.encode(images)
 
+    def realism(self, images: Tensor) -> Tensor:
+        """Return minus the mean squared reconstruction error of images `(N, C, H, W)`, `(N,)`."""
+        with torch.no_grad():
+            return -(self.vqvae(images) - images).square().mean((1, 2, 3))
+
     def neighbours(self, mode: int) -> Tensor:
         """Return `(n, n)`, rows sum to 1: which codes look like the row's code, itself excluded."""
         return self._kernel

@@ -1,0 +1,77 @@
+"""A continuous, normally distributed latent as a grid of integers."""
+
+import torch
+from torch import Tensor, nn
+
+from spikelens.arguments import require_integers
+
+
+class GaussianGrid(nn.Module):
+    """Symbols for the coordinates of a latent z in R^d whose prior is standard normal.
+
+    Symbol i of a coordinate stands for the Gaussian quantile (i + 1/2) / n, so that uniform symbols
+    are draws from the prior. A uniform grid on [-4, 4] would draw |z| about 2.3 sqrt(d), far from
+    every image that the generator has learned.
+
+    Args:
+        z_size: Number of coordinates d, positive.
+        num_nodes: Symbols n a coordinate, at least 2.
+        reach: Standard deviation of a neighbour's distance in symbols, positive.
+        is_sphere: Whether z is scaled to the length sqrt(d), where normal draws of many
+            coordinates lie.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    nodes: Tensor
+    edges: Tensor
+
+    def __init__(
+        self, z_size: int, num_nodes: int = 64, reach: float = 4.0, is_sphere: bool = False
+    ) -> None:
+        super().__init__()
+        require_integers(1, z_size=z_size)
+        require_integers(2, num_nodes=num_nodes)
+        if not reach > 0.0:
+            raise ValueError(f"Argument `reach` must be positive, but got {reach}.")
+        self.z_size, self.is_sphere = z_size, is_sphere
+        shares = (torch.arange(2 * num_nodes - 1, dtype=torch.float64) + 1) / (2 * num_nodes)
+        quantiles = torch.special.ndtri(shares).float()
+        # Nodes, and the borders between the quantiles that are nearest to them.
+        self.register_buffer("nodes", quantiles[::2], persistent=False)
+        self.register_buffer("edges", quantiles[1::2].contiguous(), persistent=False)
+        self.mode_sizes = (num_nodes,) * z_size
+        self.order = torch.arange(z_size)
+        self.prior = [torch.full((num_nodes,), 1.0 / num_nodes)] * z_size
+        self.kernel = near_kernel(num_nodes, reach)
+
+    def to_latent(self, indices: Tensor) -> Tensor:
+        """Return z float32 `(N, d)` of multi-indices int64 `(N, d)`."""
+        latent = self.nodes[indices]
+        return self.on_sphere(latent) if self.is_sphere else latent
+
+    def to_indices(self, latent: Tensor) -> Tensor:
+        """Return the multi-indices int64 `(N, d)` of z `(N, d)`: of whose quantiles it is one."""
+        return torch.bucketize(latent.contiguous(), self.edges)
+
+    def on_sphere(self, latent: Tensor) -> Tensor:
+        """Scale z `(N, d)` to the length sqrt(d)."""
+        length = latent.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        return latent * (self.z_size**0.5 / length)
+
+
+def near_kernel(num_symbols: int, reach: float) -> Tensor:
+    """Gaussian weights of the distance between symbols that stand on a line.
+
+    Args:
+        num_symbols: Number of symbols n, at least 2.
+        reach: Standard deviation in symbols, positive.
+
+    Returns:
+        `(n, n)`, rows sum to 1, diagonal 0.
+    """
+    places = torch.arange(num_symbols, dtype=torch.float32)
+    distance = (places[:, None] - places[None]) / reach
+    scores = (-0.5 * distance.square()).fill_diagonal_(-torch.inf)
+    return torch.softmax(scores, dim=1)
