@@ -45,7 +45,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     metrics.update(trainer.callback_metrics)
     if cfg.export:
         command = shlex.join(["python", *sys.argv])
-        ship_weights(model, cfg.export, command, model.hparams, metrics)
+        ship_weights(model, cfg.export, command, model.hparams, metrics, cfg.export_half)
     return {name: float(value) for name, value in metrics.items()}
 
 

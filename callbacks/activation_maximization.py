@@ -1,16 +1,14 @@
 """Activation maximization at epoch ends, logged next to accuracy."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 from torch import nn
 
+from callbacks.undisturbed import undisturbed
 from spikelens.am.natural import natural_images
 from spikelens.am.neurons import Neuron
 from spikelens.am.optimizers.base import Optimizer
@@ -33,6 +31,8 @@ class ActivationMaximizationCallback(L.Callback):
 
     - `am/activation/<layer>`: of the optimal stimulus; mean spike rate in [0, 1].
     - `am/ratio/<layer>`: the former / activation of the best natural image.
+    - `am/realism/<layer>`: share of natural images that look no more natural to the generator than
+      the stimulus, in [0, 1].
     - `am/class_selectivity/<layer>`, `am/auroc/<layer>`, `am/lifetime_sparseness/<layer>`: on the
       natural images, in [0, 1]; see `spikelens.selectivity`.
     - `am/fraction_silent/<layer>`: neurons that nothing made spike, in [0, 1] (layers only).
@@ -95,7 +95,7 @@ class ActivationMaximizationCallback(L.Callback):
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         start = None if self.history.elites is None else self.history.elites[:, : self.num_previous]
-        with _undisturbed(pl_module), SearchBar(f"AM epoch {trainer.current_epoch}") as bar:
+        with undisturbed(pl_module), SearchBar(f"AM epoch {trainer.current_epoch}") as bar:
             probe = probe_neurons(
                 _network(pl_module),
                 self.generator.to(pl_module.device),
@@ -152,16 +152,3 @@ def _tag(*parts: str) -> str:
 def _network(module: nn.Module) -> nn.Module:
     network = getattr(module, "network", module)
     return network if isinstance(network, nn.Module) else module
-
-
-@contextmanager
-def _undisturbed(module: nn.Module) -> Iterator[None]:
-    """Put a module in evaluation mode; afterwards every mode and random state is as it was."""
-    modes = {child: child.training for child in module.modules()}
-    module.eval()
-    try:
-        with isolate_rng(), torch.no_grad():
-            yield
-    finally:
-        for child, mode in modes.items():
-            child.training = mode

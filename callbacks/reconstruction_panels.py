@@ -5,7 +5,6 @@ from pathlib import Path
 import lightning as L
 import torch
 from PIL import Image
-from torch import Tensor
 
 from spikelens.arguments import require_integers
 from spikelens.data.base import unit_range
@@ -47,16 +46,11 @@ class ReconstructionPanels(L.Callback):
         images = trainer.datamodule.split("val").images[: self.num_images]  # type: ignore[attr-defined]
         with torch.no_grad():
             images = unit_range(images).to(pl_module.device)
-            samples = pl_module.decode(_draw(pl_module.code_counts, self.num_images))
+            random = torch.Generator(pl_module.device).manual_seed(0)
+            samples = pl_module.decode(pl_module.sample_codes(self.num_images, random))
             rows = [("image", images), ("reconstruction", pl_module(images)), ("sample", samples)]
             picture: Image.Image = image_grid(rows)
         log_picture(trainer.loggers, "vqvae/panel", picture, trainer.global_step - 1)
         if self.folder is not None and trainer.is_global_zero:
             name = f"reconstruction_epoch{trainer.current_epoch:03d}.png"
             save_picture(picture, self.folder / name)
-
-
-def _draw(counts: Tensor, num: int) -> Tensor:
-    """Draw codes int64 `(num, positions)` from counts `(positions, codes)`, always the same."""
-    random = torch.Generator(counts.device).manual_seed(0)
-    return torch.multinomial(counts + 1e-6, num, replacement=True, generator=random).T

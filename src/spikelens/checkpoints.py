@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spikelens.weights import read_card, read_weights
+
 # A configuration names what it builds; a checkpoint may only name what a run of ours is made of.
 _TRUSTED = (
     "callbacks.",
@@ -78,17 +80,18 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint with `weights_only=True`.
+    """Read a checkpoint with `weights_only=True`, or shipped weights with their card.
 
     Args:
-        path: A `.ckpt` file written by train.py.
+        path: A `.ckpt` file written by train.py, or a `.safetensors` file that it exported.
 
     Raises:
         FileNotFoundError: If there is none.
         ValueError: If it is no such checkpoint, or its configuration names a class or function
             that no run of train.py needs.
     """
-    checkpoint = _read(path, "ckpt")
+    is_shipped = Path(path).suffix == ".safetensors" and Path(path).is_file()
+    checkpoint = _read_shipped(path) if is_shipped else _read(path, "ckpt")
     # Logger, trainer and their callbacks are Lightning's; a probe never builds them.
     built = {name: part for name, part in checkpoint.config.items() if name not in _NEVER_BUILT}
     for target in _untrusted(built):
@@ -110,6 +113,11 @@ def check_resumable(path: str | Path, module: nn.Module) -> None:
         ValueError: If it is no such checkpoint, or that of another module.
     """
     _read(path, "ckpt_path").load_into(module)
+
+
+def _read_shipped(path: str | Path) -> Checkpoint:
+    config = read_card(path)["config"]
+    return Checkpoint(config, read_weights(path), None, config["trainer"]["max_epochs"] - 1)
 
 
 def _read(path: str | Path, argument: str) -> Checkpoint:

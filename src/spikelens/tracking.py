@@ -30,6 +30,8 @@ class Row:
         lifetime_sparseness: In [0, 1]; NaN for a silent neuron.
         is_silent: Neither image nor stimulus made it spike.
         presentations: Images shown on its behalf.
+        realism: Share of natural images that look no more natural to the generator than the
+            stimulus, in [0, 1]; NaN where it cannot tell.
     """
 
     epoch: int
@@ -45,6 +47,7 @@ class Row:
     lifetime_sparseness: float
     is_silent: bool
     presentations: int
+    realism: float = float("nan")  # unknown to runs of older versions
 
 
 def rows_of(probe: Probe, epoch: int) -> list[Row]:
@@ -66,6 +69,7 @@ def rows_of(probe: Probe, epoch: int) -> list[Row]:
             lifetime_sparseness=float(chosen.lifetime_sparseness[k]),
             is_silent=bool(probe.is_silent[k]),
             presentations=int(probe.search.presentations[k]),
+            realism=float(probe.realism[k]),
         )
         for k, neuron in enumerate(probe.neurons)
     ]

@@ -68,6 +68,8 @@ class Probe:
         activations: Its activation, shown once more in float32, `(K,)`.
         natural_activations: Activation of the best natural image, `(K,)`.
         natural_top: The best natural images, uint8 `(K, num_top, C, H, W)`, best first.
+        realism: Share of the natural images that look no more natural to the generator than the
+            stimulus, `(K,)` in [0, 1]; NaN where the generator cannot tell.
         is_silent: Neither a natural image nor the stimulus made the neuron spike, bool `(K,)`;
             False where the membrane is read out, which tells nothing of spikes.
         classes: Name of each class of the natural images.
@@ -81,6 +83,7 @@ class Probe:
     activations: Tensor
     natural_activations: Tensor
     natural_top: Tensor
+    realism: Tensor
     is_silent: Tensor
     classes: tuple[str, ...]
     selectivity: Selectivity
@@ -137,12 +140,14 @@ def probe_neurons(
     activations = shown.cpu()
     natural_activations = answers.activations.amax(0).cpu()
     is_rate = torch.tensor([neuron.ceiling for neuron in neurons]).isfinite()
+    stimuli = torch.cat([generator.decode(i).float().cpu() for i in indices.split(64)])
     return Probe(
         neurons=tuple(neurons),
-        stimuli=torch.cat([generator.decode(i).float().cpu() for i in indices.split(64)]),
+        stimuli=stimuli,
         activations=activations,
         natural_activations=natural_activations,
         natural_top=top_images[:, : plan.num_top],
+        realism=_realism(generator, stimuli, natural.images, device),
         is_silent=((activations <= 0) & (natural_activations <= 0) & is_rate),
         classes=natural.classes,
         selectivity=measure(
@@ -191,6 +196,18 @@ def _best_again(objective: Objective, archive: Archive, num: int) -> tuple[Tenso
     best = answers.scores.where(is_known, -torch.inf).argmax(1, keepdim=True)
     chosen = elites.gather(1, best[..., None].expand(-1, -1, elites.shape[2])).squeeze(1)
     return chosen, answers.activations.gather(1, best).squeeze(1)
+
+
+def _realism(
+    generator: Generator, stimuli: Tensor, natural: Tensor, device: torch.device
+) -> Tensor:
+    """Return the share of natural images that look no more natural than each stimulus, `(K,)`."""
+    of_stimuli, of_natural = (
+        torch.cat([generator.realism(unit_range(part).to(device)) for part in images.split(250)])
+        for images in (stimuli, natural)
+    )
+    share = (of_natural <= of_stimuli[:, None]).float().mean(1)
+    return share.where(of_stimuli.isfinite(), torch.nan).cpu()
 
 
 def find_neurons(

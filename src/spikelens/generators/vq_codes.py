@@ -1,12 +1,10 @@
 """The codes of a VQ-VAE as a discretised latent space."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 from spikelens.models.vqvae import VQVAE
-from spikelens.weights import read_weights
+from spikelens.weights import load_trained
 
 
 class VQCodes(nn.Module):
@@ -88,33 +86,13 @@ def codebook_kernel(vectors: Tensor, num_near: int = 8) -> Tensor:
 
 
 def load_vq_codes(path: str) -> VQCodes:
-    """Load the codes of a trained VQ-VAE.
+    """Load the codes of a trained VQ-VAE, on the CPU.
 
     Args:
-        path: A Lightning checkpoint (`.ckpt`) of `VQVAE`, or shipped weights (`.safetensors`)
-            whose sha256 stands in the card beside them (`.json`).
-
-    Returns:
-        The generator, on the CPU.
+        path: A Lightning checkpoint (`.ckpt`) of `VQVAE`, or shipped weights (`.safetensors`).
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file holds no VQ-VAE, or is not the one its card describes.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"Argument `path` must be a VQ-VAE's .ckpt or .safetensors file, but found no {path}."
-        )
-    try:
-        if file.suffix == ".safetensors":
-            state = read_weights(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
-        return VQCodes(VQVAE.from_state(state))
-    except ValueError:
-        raise  # not the file its card describes
-    except Exception as error:  # each format fails in its own way on something else
-        raise ValueError(
-            f"Argument `path` must name the weights of a VQ-VAE, but {path} holds something else."
-        ) from error
+    return VQCodes(load_trained(path, VQVAE.from_state, "a VQ-VAE"))

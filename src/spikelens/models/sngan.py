@@ -99,7 +99,9 @@ class SNGAN(L.LightningModule):
             ImageSpec(channels=last.shape[0], size=side * 2**num_blocks, classes=()),
             z_size=first.shape[1],
             generator_width=width,
-            discriminator_width=state["discriminator.last.parametrizations.weight.original"].shape[1],
+            discriminator_width=state["discriminator.last.parametrizations.weight.original"].shape[
+                1
+            ],
             encoder_width=state["encoder.maps.0.0.weight"].shape[0],
         )
         own = {name.replace(drawing, "generator."): value for name, value in state.items()}
@@ -194,7 +196,9 @@ class SNGAN(L.LightningModule):
         error = F.mse_loss(self(self.encode(images)), images)
         values = {
             "score": self.score(images).mean(),
-            "score_sample": self.score(self(torch.randn(len(images), self.z_size).to(images))).mean(),
+            "score_sample": self.score(
+                self(torch.randn(len(images), self.z_size).to(images))
+            ).mean(),
             "encoder_relative_mse": error / images.var(dim=(0, 2, 3)).mean(),
         }
         self.log_dict({f"{stage}/{n}": v for n, v in values.items()}, batch_size=len(images))

@@ -1,5 +1,7 @@
 """The residual networks of an SN-GAN: z to image, image to score, image to z."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,7 +39,7 @@ def _conv(in_channels: int, out_channels: int, kernel_size: int, gain: float) ->
 
 
 class UpBlock(nn.Module):
-    """Residual block that doubles a map: (BN, ReLU, upsample, conv3, BN, ReLU, conv3) + shortcut."""
+    """Double a map: (BN, ReLU, upsample, conv3, BN, ReLU, conv3) + shortcut."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -60,7 +62,7 @@ def _doubled(x: Tensor) -> Tensor:
 
 
 class DownBlock(nn.Module):
-    """Residual block under spectral norm: (ReLU, conv3, ReLU, conv3, mean of 2x2) + shortcut.
+    """Under spectral norm: (ReLU, conv3, ReLU, conv3, mean of 2x2) + shortcut.
 
     Args:
         in_channels: Channels of the input.
@@ -173,7 +175,7 @@ class LatentEncoder(nn.Module):
                     nn.BatchNorm2d(after),
                     nn.ReLU(),
                 )
-                for before, after in zip(widths, widths[1:], strict=False)
+                for before, after in pairwise(widths)
             )
         )
         self.last = nn.Linear(4 * width * (size // 8) ** 2, z_size)

@@ -155,6 +155,20 @@ class VQVAE(L.LightningModule):
         vectors = F.embedding(codes.view(-1, self.code_side, self.code_side), self.codebook.vectors)
         return self._paint(vectors.permute(0, 3, 1, 2)).clamp(0.0, 1.0)
 
+    def drawn(self, images: Tensor, random: torch.Generator) -> dict[str, Tensor]:
+        """Reconstruct images, and draw as many from the prior."""
+        codes = self.sample_codes(len(images), random).to(self.device)
+        return {"reconstruction": self(images), "sample": self.decode(codes)}
+
+    def sample_codes(self, num_images: int, random: torch.Generator) -> Tensor:
+        """Draw codes int64 `(num_images, side * side)`, each by how often it stood at its place.
+
+        The places are drawn independently of each other: it is the prior that searches mutate
+        with, and no portrait of an image.
+        """
+        counts = self.code_counts.to(random.device) + 1e-6
+        return torch.multinomial(counts, num_images, replacement=True, generator=random).T
+
     def forward(self, images: Tensor) -> Tensor:
         """Reconstruct images `(N, C, H, W)` in [0, 1]."""
         return self.decode(self.encode(images))

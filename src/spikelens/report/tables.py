@@ -13,12 +13,16 @@ from rich.text import Text
 
 from spikelens.tracking import Row
 
-MEASURES = ("activation", "ratio", "class_selectivity", "auroc", "lifetime_sparseness")
+MEASURES = (
+    *("activation", "ratio", "realism"),
+    *("class_selectivity", "auroc", "lifetime_sparseness"),
+)
 _COLUMNS = (
     ("neuron", "neuron"),
     ("activation", "activation"),
     ("natural_activation", "natural"),
     ("ratio", "ratio"),
+    ("realism", "realism"),
     ("preferred", "class"),
     ("class_selectivity", "CSI"),
     ("auroc", "AUROC"),

@@ -68,12 +68,19 @@ def print_closing(metrics: Mapping[str, float], folder: str | Path) -> None:
         print(f"Pictures and tables: {panels} (begin with {pictures[-1].name})")
     last = folder / "checkpoints" / "last.ckpt"
     if last.is_file():
-        is_generator = "val/relative_mse" in metrics
-        use = f"train.py +am=enabled data=… generator=vqvae generator.path={shlex.quote(str(last))}"
-        use = use if is_generator else f"probe.py ckpt={shlex.quote(str(last))}"
-        print(f"Use it: {_python()} {use}")
+        print(f"Use it: {_python()} {_use(metrics, shlex.quote(str(last)))}")
     logs = shlex.quote(str(folder))
     print(f"Curves and panels: {_python()} -m tensorboard.main --logdir {logs}")
+
+
+def _use(metrics: Mapping[str, float], ckpt: str) -> str:
+    """Return the command that a checkpoint is for; what it holds shows in what it logged."""
+    for name, logged in (("vqvae", "val/relative_mse"), ("sngan", "val/encoder_relative_mse")):
+        if logged in metrics:
+            return f"train.py +am=enabled data=… generator={name} generator.path={ckpt}"
+    if any(name.startswith("rate/") for name in metrics):
+        return f"probe.py ckpt={ckpt}"
+    return f"train.py model=sngan data=… callbacks.fidelity.extractor={ckpt}"
 
 
 def _python() -> str:
