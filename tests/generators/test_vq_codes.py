@@ -160,7 +160,7 @@ def test_a_lightning_checkpoint_is_loaded(vqvae, images, tmp_path):
 
 @pytest.mark.parametrize("name", ["none.ckpt", "none.safetensors", ""])
 def test_a_missing_file_is_said_to_be_missing(tmp_path, name):
-    with pytest.raises(FileNotFoundError, match=r"VQ-VAE's \.ckpt or \.safetensors file"):
+    with pytest.raises(FileNotFoundError, match=r"\.safetensors file of a VQ-VAE"):
         load_vq_codes(str(tmp_path / name))
 
 

@@ -10,7 +10,7 @@ from spikelens.report.tables import MEASURES, layer_means, rows_table, write_row
 from spikelens.tracking import Row
 
 NAN = math.nan
-LOUD = Row(2, "conv1", 0, "conv1:0", 0.75, 0.5, 1.5, "cat, small", 0.25, 0.9, 0.125, False, 100)
+LOUD = Row(2, "conv1", 0, "conv1:0", 0.75, 0.5, 1.5, "cat, small", 0.25, 0.9, 0.125, False, 100, 0.375)
 SOFT = Row(2, "conv1", 1, "conv1:1@max", 0.25, 0.0, NAN, "dog", 0.75, 0.5, 0.5, False, 100)
 MUTE = Row(2, "fc1", 3, "fc1:3", 0.0, 0.0, NAN, "", NAN, NAN, NAN, True, 7)
 
@@ -66,6 +66,7 @@ def test_layer_means_are_over_the_neurons_that_have_a_value():
     wanted = {
         "activation": (0.75 + 0.25 + 0.0) / 3,
         "ratio": 1.5,
+        "realism": 0.375,
         "class_selectivity": 0.5,
         "auroc": 0.7,
         "lifetime_sparseness": 0.3125,
@@ -93,4 +94,4 @@ def test_the_terminal_shows_numbers_and_says_silent():
         assert text in loud
     assert "silent" in mute
     assert "nan" not in mute
-    assert mute.count("-") == 4  # ratio and three measures
+    assert mute.count("-") == 5  # ratio, realism and three measures

@@ -53,12 +53,14 @@ class GaussianGrid(nn.Module):
 
     def to_indices(self, latent: Tensor) -> Tensor:
         """Return the multi-indices int64 `(N, d)` of z `(N, d)`: of whose quantiles it is one."""
-        return torch.bucketize(latent.contiguous(), self.edges)
+        indices: Tensor = torch.bucketize(latent.contiguous(), self.edges)
+        return indices
 
     def on_sphere(self, latent: Tensor) -> Tensor:
         """Scale z `(N, d)` to the length sqrt(d)."""
         length = latent.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        return latent * (self.z_size**0.5 / length)
+        scaled: Tensor = latent * (self.z_size**0.5 / length)
+        return scaled
 
 
 def near_kernel(num_symbols: int, reach: float) -> Tensor:

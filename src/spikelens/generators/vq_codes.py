@@ -42,7 +42,8 @@ class VQCodes(nn.Module):
     def realism(self, images: Tensor) -> Tensor:
         """Return minus the mean squared reconstruction error of images `(N, C, H, W)`, `(N,)`."""
         with torch.no_grad():
-            return -(self.vqvae(images) - images).square().mean((1, 2, 3))
+            error: Tensor = (self.vqvae(images) - images).square().mean((1, 2, 3))
+            return -error
 
     def neighbours(self, mode: int) -> Tensor:
         """Return `(n, n)`, rows sum to 1: which codes look like the row's code, itself excluded."""

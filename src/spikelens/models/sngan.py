@@ -137,7 +137,7 @@ class SNGAN(L.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Step the discriminator and the encoder, and at every n-th batch the generator."""
         real = 2.0 * batch[0] - 1.0
-        of_discriminator, of_generator, of_encoder = self.optimizers()  # type: ignore[misc]
+        of_discriminator, of_generator, of_encoder = self.optimizers()  # type: ignore[attr-defined]
         with autocast(self.precision, self.device):
             z = torch.randn(len(real), self.z_size, device=self.device)
             with torch.no_grad():
@@ -154,7 +154,7 @@ class SNGAN(L.LightningModule):
             self._step_generator(of_generator, len(real))
         if self.is_decayed:
             for scheduler in self.lr_schedulers():  # type: ignore[union-attr]
-                scheduler.step()  # type: ignore[call-arg]
+                scheduler.step()
 
     def _step_generator(self, optimizer: Any, num_images: int) -> None:
         # Toggled: gradients of the discriminator's weights would be computed for nothing.
