@@ -62,10 +62,16 @@ def test_am_is_off_unless_asked_for():
 
 
 def test_required_values_are_marked():
-    cfg = compose("train", ["data=image_folder", "generator=vqvae", *FOLDER])
+    cfg = compose("train", ["data=image_folder", *FOLDER])
     assert OmegaConf.is_missing(cfg.data, "root")
-    assert OmegaConf.is_missing(cfg.generator, "path")
     assert OmegaConf.is_missing(compose("probe", ["folder=x"]), "ckpt")
+
+
+@pytest.mark.parametrize("generator", ["vqvae", "sngan"])
+@pytest.mark.parametrize("data", ["shapes", "cifar10", "cifar10_jpeg"])
+def test_generators_ship_for_the_data_sets(data, generator):
+    cfg = compose("train", [f"data={data}", f"generator={generator}", *FOLDER])
+    assert cfg.generator.path == f"weights/{generator}_{data.removesuffix('_jpeg')}.safetensors"
 
 
 @pytest.mark.parametrize("typo", ["am.budgett=3", "model.network.num_step=3", "epochs=2"])
