@@ -1,13 +1,10 @@
 """Activation maximization at epoch ends, logged next to accuracy."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 from torch import nn
 
@@ -22,6 +19,7 @@ from spikelens.report.progress import SearchBar
 from spikelens.report.tables import MEASURES, layer_means, write_rows
 from spikelens.report.tensorboard import log_picture, save_picture
 from spikelens.tracking import History, Row
+from spikelens.undisturbed import undisturbed
 
 
 class ActivationMaximizationCallback(L.Callback):
@@ -95,7 +93,7 @@ class ActivationMaximizationCallback(L.Callback):
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         start = None if self.history.elites is None else self.history.elites[:, : self.num_previous]
-        with _undisturbed(pl_module), SearchBar(f"AM epoch {trainer.current_epoch}") as bar:
+        with undisturbed(pl_module), SearchBar(f"AM epoch {trainer.current_epoch}") as bar:
             probe = probe_neurons(
                 _network(pl_module),
                 self.generator.to(pl_module.device),
@@ -152,16 +150,3 @@ def _tag(*parts: str) -> str:
 def _network(module: nn.Module) -> nn.Module:
     network = getattr(module, "network", module)
     return network if isinstance(network, nn.Module) else module
-
-
-@contextmanager
-def _undisturbed(module: nn.Module) -> Iterator[None]:
-    """Put a module in evaluation mode; afterwards every mode and random state is as it was."""
-    modes = {child: child.training for child in module.modules()}
-    module.eval()
-    try:
-        with isolate_rng(), torch.no_grad():
-            yield
-    finally:
-        for child, mode in modes.items():
-            child.training = mode
