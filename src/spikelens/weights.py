@@ -2,12 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
+import torch
 from torch import Tensor, nn
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def ship_weights(
@@ -71,3 +74,36 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
                 f"File {path} must have its card's sha256, {wanted[:12]}…, but has {found[:12]}…."
             )
     return safetensors.torch.load(content)
+
+
+def load_trained(
+    path: str | Path, kind: str, from_state: Callable[[Mapping[str, Tensor]], Module]
+) -> Module:
+    """Rebuild a trained module from a file that holds its state.
+
+    Args:
+        path: A Lightning checkpoint (`.ckpt`), or shipped weights (`.safetensors`).
+        kind: What the file should hold, for the messages.
+        from_state: Builds the module from its state_dict; raises on another module's.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file holds something else, or is not the one its card describes.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Argument `path` must be a {kind}'s .ckpt or .safetensors file, but found no {path}."
+        )
+    try:
+        if path.suffix == ".safetensors":
+            state = read_weights(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        return from_state(state)
+    except ValueError:
+        raise  # not the file its card describes
+    except Exception as error:  # each format fails in its own way on something else
+        raise ValueError(
+            f"Argument `path` must name the weights of a {kind}, but {path} holds something else."
+        ) from error
