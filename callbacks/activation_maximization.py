@@ -8,7 +8,6 @@ import lightning as L
 from PIL import Image
 from torch import nn
 
-from callbacks.undisturbed import undisturbed
 from spikelens.am.natural import natural_images
 from spikelens.am.neurons import Neuron
 from spikelens.am.optimizers.base import Optimizer
@@ -20,6 +19,7 @@ from spikelens.report.progress import SearchBar
 from spikelens.report.tables import MEASURES, layer_means, write_rows
 from spikelens.report.tensorboard import log_picture, save_picture
 from spikelens.tracking import History, Row
+from spikelens.undisturbed import undisturbed
 
 
 class ActivationMaximizationCallback(L.Callback):

@@ -6,12 +6,12 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from callbacks.undisturbed import undisturbed
 from spikelens.arguments import require_integers
 from spikelens.data.base import unit_range
 from spikelens.models.sngan import SNGAN
 from spikelens.report.figures import image_grid
 from spikelens.report.tensorboard import log_picture, save_picture
+from spikelens.undisturbed import undisturbed
 
 
 class SamplePanels(L.Callback):

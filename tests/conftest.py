@@ -1,10 +1,13 @@
 """Tiny networks and generators with answers known by hand."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch_fidelity.registry
 from torch import Tensor, nn
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from spikelens.am.natural import NaturalImages
 from spikelens.models.spiking_cnn import SpikingCNN, small
@@ -65,3 +68,32 @@ class Boom(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         raise ArithmeticError("boom")
+
+
+@pytest.fixture
+def fake_inception(tmp_path, monkeypatch):
+    """Put a stub where torch-fidelity has Inception: its `seen` batches, the `path` of weights."""
+    fake = SimpleNamespace(seen=[], weights=[], path=tmp_path / "inception.pth")
+    torch.save({"fc.weight": torch.zeros(1).expand(1008, 2048)}, fake.path)
+
+    class FakeInception(FeatureExtractorBase):
+        def __init__(self, name, features_list, feature_extractor_weights_path, **_):
+            super().__init__(name, features_list)
+            fake.weights.append(feature_extractor_weights_path)
+
+        @staticmethod
+        def get_provided_features_list():
+            return "2048", "logits_unbiased"
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric):
+            return "logits_unbiased" if metric == "isc" else "2048"
+
+        def forward(self, images):
+            fake.seen.append(images)
+            means = images.float().mean(3).flatten(1)
+            return tuple(means for _ in self.features_list)
+
+    registry = torch_fidelity.registry.FEATURE_EXTRACTORS_REGISTRY
+    monkeypatch.setitem(registry, "inception-v3-compat", FakeInception)
+    return fake

@@ -57,6 +57,19 @@ def test_no_choice_is_forgotten():
     assert {path.name for path in CONFIGS.iterdir() if path.is_dir()} == tested | always
 
 
+@pytest.mark.parametrize("name", choices("panels"))
+def test_panels_can_be_added(name):
+    cfg = compose("train", [f"+panels@callbacks.more={name}", *FOLDER])
+    more = OmegaConf.to_container(cfg.callbacks, resolve=True)["more"]
+    assert get_object(more["_target_"]) is not None
+
+
+def test_fidelity_is_measured_by_the_shipped_extractor():
+    chosen = ["+panels@callbacks.fidelity=fidelity", "shipped=cifar10"]
+    cfg = compose("train", [*chosen, *FOLDER])
+    assert cfg.callbacks.fidelity.extractor == "weights/features_cifar10.safetensors"
+
+
 def test_am_is_off_unless_asked_for():
     assert "am" not in compose("train", FOLDER)
 

@@ -91,5 +91,5 @@ def test_whatever_a_module_refuses_is_something_else(tmp_path, error):
         raise error("no")
 
     ship(tmp_path / "net.safetensors")
-    with pytest.raises(ValueError, match="weights of a net, but .* holds something else"):
+    with pytest.raises(ValueError, match=r"weights of a net, but .* holds something else"):
         load_trained(tmp_path / "net.safetensors", refuse, "a net")

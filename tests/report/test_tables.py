@@ -10,7 +10,9 @@ from spikelens.report.tables import MEASURES, layer_means, rows_table, write_row
 from spikelens.tracking import Row
 
 NAN = math.nan
-LOUD = Row(2, "conv1", 0, "conv1:0", 0.75, 0.5, 1.5, "cat, small", 0.25, 0.9, 0.125, False, 100, 0.375)
+LOUD = Row(
+    2, "conv1", 0, "conv1:0", 0.75, 0.5, 1.5, "cat, small", 0.25, 0.9, 0.125, False, 100, 0.375
+)
 SOFT = Row(2, "conv1", 1, "conv1:1@max", 0.25, 0.0, NAN, "dog", 0.75, 0.5, 0.5, False, 100)
 MUTE = Row(2, "fc1", 3, "fc1:3", 0.0, 0.0, NAN, "", NAN, NAN, NAN, True, 7)
 

@@ -1,4 +1,4 @@
-"""Looking at a module during its training, and leaving no trace."""
+"""Measurements in the middle of training that leave it as it was."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
