@@ -95,5 +95,5 @@ def test_onnx_files_need_onnxruntime(tmp_path, monkeypatch):
     (tmp_path / "a.onnx").write_text("")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"not installed: pip install 'spikelens\[onnx\]'"):
+    with pytest.raises(ValueError, match=r"need onnxruntime: pip install 'spikelens\[onnx\]'"):
         load_onnx(str(tmp_path / "a.onnx"))

@@ -54,8 +54,8 @@ def load_onnx(path: str) -> nn.Module:
     _require_file(path, "an ONNX file")
     if importlib.util.find_spec("onnxruntime") is None:
         raise ValueError(
-            "Argument `path` must wait for onnxruntime, which reads ONNX files, but it is not "
-            "installed: pip install 'spikelens[onnx]'."
+            "Argument `path` must name a file that can be read here, but ONNX files need "
+            "onnxruntime: pip install 'spikelens[onnx]'."
         )
     # Only here: it imports much.
     from torch_fidelity.generative_model_onnx import GenerativeModelONNX
