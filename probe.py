@@ -3,7 +3,7 @@
 python probe.py ckpt=PATH list=true                                 # which neurons there are
 python probe.py ckpt=logs/…/checkpoints/last.ckpt                   # what the run itself watched
 python probe.py ckpt=PATH neurons='[conv2:0-7,fc1:*]' budget=1000
-python probe.py ckpt=PATH generator=vqvae generator.path=PATH
+python probe.py ckpt=PATH generator=vqvae generator.path=PATH       # another, or one of your own
 """
 
 from typing import Any
@@ -35,11 +35,12 @@ def rebuild(checkpoint: Checkpoint) -> tuple[nn.Module, ImageData]:
 
 def probe(cfg: DictConfig) -> Probe:
     """Do what the run's own callback did, on its checkpoint, but for what `cfg` asks otherwise."""
-    checkpoint = read_checkpoint(cfg.ckpt)
+    # The user's own classes come from the command line, never from a file.
+    checkpoint = read_checkpoint(cfg.ckpt, needs_generator=not cfg.get("generator"))
     run = OmegaConf.create(checkpoint.config)
     if "am" not in run:  # its ${generator} and ${seed} become the run's
         run.am = hydra.compose("train", ["+am=enabled"]).am
-    of_search = ("budget", "seed", "precision", "chunk")
+    of_search = ("budget", "num_starts", "seed", "precision", "chunk")
     for key in ("neurons", "generator", "num_natural", *of_search):
         if cfg.get(key) is not None:
             place = f"search.{key}" if key in of_search else key
@@ -50,20 +51,20 @@ def probe(cfg: DictConfig) -> Probe:
     device = torch.device("cuda" if is_gpu else "cpu")
     network, generator = network.to(device), instantiate(am["generator"]).to(device)
     optimizer = instantiate(am["optimizer"], _convert_="all")
-    neurons = find_neurons(network, generator, am["neurons"], data.spec.image_shape, optimizer)
+    plan, shape = instantiate(am["search"]), data.spec.image_shape
+    neurons = find_neurons(network, generator, am["neurons"], shape, optimizer, plan.num_starts)
     data.prepare_data()
     data.setup()
     natural = natural_images(data, am["num_natural"])
     # What the run started from are points of its own generator's latent.
     start = None if cfg.get("generator") else checkpoint.start_of([str(n) for n in neurons])
     with SearchBar("AM") as bar:
-        plan = instantiate(am["search"])
         return probe_neurons(network, generator, neurons, natural, optimizer, plan, start, bar.show)
 
 
 def list_layers(ckpt: str) -> None:
     """Print which neurons a checkpoint's network has."""
-    network, data = rebuild(read_checkpoint(ckpt))
+    network, data = rebuild(read_checkpoint(ckpt, needs_generator=False))
     print_layers(layer_shapes(network, data.spec.image_shape))
 
 

@@ -54,7 +54,7 @@ class ActivationMaximizationCallback(L.Callback):
 
     Raises:
         ValueError: If an argument is out of its range; in `setup`, if the network has no such
-            neuron, the generator does not fit the data, or the optimizer refuses its settings.
+            neuron, or generator or optimizer do not fit; see `spikelens.am.probe.find_neurons`.
     """
 
     def __init__(
@@ -86,8 +86,9 @@ class ActivationMaximizationCallback(L.Callback):
             return
         self.natural = natural_images(trainer.datamodule, self.num_natural)  # type: ignore[attr-defined]
         shape = trainer.datamodule.spec.image_shape  # type: ignore[attr-defined]
+        network, num_starts = _network(pl_module), self.search.num_starts
         self.neurons = find_neurons(
-            _network(pl_module), self.generator, self.names, shape, self.optimizer
+            network, self.generator, self.names, shape, self.optimizer, num_starts
         )
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

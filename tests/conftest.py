@@ -44,6 +44,33 @@ class Bars:
         return self
 
 
+class LinearImages(nn.Module):
+    """z (N, d) -> 0.5 + z Q / 10 with orthonormal rows Q, so that encoding is a projection."""
+
+    def __init__(self, z_size: int = 5, side: int = 8, channels: int = 1) -> None:
+        super().__init__()
+        random = torch.Generator().manual_seed(0)
+        directions = torch.randn(channels * side * side, z_size, generator=random)
+        self.rows = nn.Parameter(torch.linalg.qr(directions).Q.T.contiguous())  # (d, C H W)
+        self.image_shape = (channels, side, side)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return (0.5 + 0.1 * z @ self.rows).view(-1, *self.image_shape)
+
+
+class Palette(nn.Module):
+    """Codes (N, channels * 16) -> 4 x 4 squares of `scale` pixels a side, symbol over 7."""
+
+    def __init__(self, channels: int = 1, scale: int = 2) -> None:
+        super().__init__()
+        self.channels, self.scale = channels, scale
+
+    def forward(self, codes: Tensor) -> Tensor:
+        assert codes.dtype == torch.int64
+        squares = codes.view(-1, self.channels, 4, 4) / 7.0
+        return nn.functional.interpolate(squares, scale_factor=self.scale)
+
+
 @pytest.fixture
 def bars() -> Bars:
     return Bars()

@@ -184,6 +184,34 @@ def test_only_parts_of_spikelens_are_trusted(save, target):
         read_checkpoint(save(content(model=model_with(part={"_target_": target}))))
 
 
+TORCHSCRIPT = {"_target_": "spikelens.generators.model_files.load_torchscript", "path": "x.pt"}
+
+
+@pytest.mark.parametrize(
+    ("module", "named"),
+    [
+        ({"_target_": "my_package.Gan"}, "my_package.Gan"),
+        # It would run what lies in the file.
+        (TORCHSCRIPT, "spikelens.generators.model_files.load_torchscript"),
+    ],
+)
+def test_a_generator_of_the_user_s_own_is_to_be_given_anew(save, module, named):
+    generator = {"_target_": "spikelens.generators.external.ExternalLatent", "module": module}
+    am = {"generator": generator, "budget": 3}
+    path = save(content(generator=generator, am=am))
+    with pytest.raises(ValueError, match=f"names {named} as its generator: give that anew"):
+        read_checkpoint(path)
+    config = read_checkpoint(path, needs_generator=False).config
+    assert "generator" not in config
+    assert config["am"] == {"budget": 3}
+    path = save(content(generator=generator, am=am, model=EVIL))
+    for needs_generator in (False, True):
+        with pytest.raises(ValueError, match=r"only parts of Spikelens, but"):
+            read_checkpoint(path, needs_generator)
+    with pytest.raises(ValueError, match=r"names os\.system\.$"):
+        read_checkpoint(path, needs_generator=False)
+
+
 def test_an_interpolation_cannot_fetch_a_target_from_elsewhere(save):
     # OmegaConf would put the node `evil` in the place of the string.
     config = {"evil": EVIL, "model": model_with(part="${evil}")}

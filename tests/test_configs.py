@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
-from hydra.utils import get_object
+from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -29,6 +30,15 @@ def targets(node):
             yield from targets(child)
 
 
+MODULE = "generator.module._target_=conftest.LinearImages"
+REQUIRED = {  # of generators
+    "vqvae": ["generator.path=p"],
+    "external": [MODULE, "generator.z_size=5"],
+    "external_codes": [MODULE, "generator.mode_sizes=[3,3]"],
+    "torchscript": ["generator.module.path=p", "generator.z_size=5"],
+    "onnx": ["generator.module.path=p", "generator.z_size=5"],
+}
+
 # The output folder is known to a running program alone.
 FOLDER = ["folder=x", "name=y"]
 
@@ -42,7 +52,7 @@ FOLDER = ["folder=x", "name=y"]
 )
 def test_every_choice_composes_and_names_what_exists(override):
     required = ["data.root=r"] if override in ("data=image_folder",) else []
-    required += ["generator.path=p"] if override in ("generator=vqvae",) else []
+    required += REQUIRED.get(override.removeprefix("generator="), [])
     required += ["generator.path=p"] if override == "experiment=csnn_cifar10_jpeg" else []
     cfg = compose("train", [*override.split(), *required, *FOLDER])
     found = set(targets(OmegaConf.to_container(cfg, resolve=True)))
@@ -70,6 +80,23 @@ def test_fidelity_is_measured_by_the_shipped_extractor():
     assert cfg.callbacks.fidelity.extractor == "weights/features_cifar10.safetensors"
 
 
+@pytest.mark.parametrize(
+    ("choice", "modes"), [("cosines", 192), ("external", 5), ("external_codes", 16)]
+)
+def test_generators_that_need_no_file_are_built(choice, modes):
+    required = REQUIRED.get(choice, [])
+    if choice == "external_codes":
+        required = [
+            "generator.module._target_=conftest.Palette",
+            f"generator.mode_sizes={[8] * 16}".replace(" ", ""),
+        ]
+    cfg = compose("train", [f"generator={choice}", *required, *FOLDER])
+    generator = instantiate(cfg.generator, _convert_="all")
+    assert len(generator.mode_sizes) == modes
+    points = torch.zeros(2, modes, dtype=torch.int64)
+    assert generator.decode(points).shape == (2, *generator.image_shape)
+
+
 def test_am_is_off_unless_asked_for():
     assert "am" not in compose("train", FOLDER)
 
@@ -78,6 +105,13 @@ def test_required_values_are_marked():
     cfg = compose("train", ["data=image_folder", *FOLDER])
     assert OmegaConf.is_missing(cfg.data, "root")
     assert OmegaConf.is_missing(compose("probe", ["folder=x"]), "ckpt")
+    external = compose("train", ["generator=external", *FOLDER]).generator
+    assert OmegaConf.is_missing(external, "z_size")
+    assert OmegaConf.is_missing(external.module, "_target_")
+    for name in ("torchscript", "onnx"):
+        assert OmegaConf.is_missing(
+            compose("train", [f"generator={name}"]).generator.module, "path"
+        )
 
 
 @pytest.mark.parametrize("generator", ["vqvae", "sngan"])

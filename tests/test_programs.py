@@ -130,10 +130,51 @@ def test_a_vqvae_of_ones_own_is_a_generator(run, tmp_path):
     assert torch.equal(*stimuli)
 
 
+# What a network of the user's own is, without a file of its own.
+TANH = "generator.module._target_=torch.nn.Tanh generator.z_size=5"
+EXTERNAL = [
+    "generator=external",
+    "generator.module._target_=conftest.LinearImages",
+    "+generator.module.side=32",
+    "+generator.module.channels=3",
+    "generator.z_size=5",
+    "generator.num_encode_steps=3",
+]
+
+
+def test_a_generator_of_another_kind_is_named_anew_for_a_probe(tmp_path):
+    train(configure("train", tmp_path, "+am=enabled", *EXTERNAL, *TINY))
+    ckpt = tmp_path / "checkpoints" / "last.ckpt"
+    list_layers(str(ckpt))
+    few = ["neurons=[conv1:0]", "budget=4"]
+    with pytest.raises(ValueError, match=r"names conftest\.LinearImages as its generator: give"):
+        probe(configure("probe", tmp_path, f"ckpt={ckpt}", *few))
+    for generator, num_modes in ((EXTERNAL, 5), (["generator=cosines"], 192)):
+        result = probe(configure("probe", tmp_path, f"ckpt={ckpt}", *few, *generator))
+        assert result.search.indices.shape == (1, num_modes)
+        assert result.search.presentations.tolist() == [4]
+
+
+def test_a_probe_can_do_without_natural_images_to_start_from(run, tmp_path):
+    codes = [
+        "generator=external_codes",
+        "generator.module._target_=conftest.Palette",
+        "+generator.module.channels=3",
+        "+generator.module.scale=8",
+        f"generator.mode_sizes={[8] * 48}".replace(" ", ""),
+    ]
+    few = [f"ckpt={run[0]}/checkpoints/last.ckpt", "neurons=[conv1:0]", "budget=4", *codes]
+    with pytest.raises(ValueError, match=r"num_starts=0 to probe\.py"):
+        probe(configure("probe", tmp_path, *few))
+    result = probe(configure("probe", tmp_path, *few, "num_starts=0"))
+    assert result.search.presentations.tolist() == [4]
+
+
 @pytest.mark.parametrize(
     ("program", "arguments", "says"),
     [
         ("train.py", ["am=enabled", "am.neurons=[conv9:0]"], "conv1 (0-15), conv2 (0-31)"),
+        ("train.py", ["am=enabled", "generator=external", TANH], "must draw images (N, C, H, W)"),
         ("probe.py", ["ckpt=missing.ckpt"], "found no file missing.ckpt"),
         ("probe.py", ["ckpt=missing.ckpt", "list=true"], "found no file missing.ckpt"),
     ],
@@ -142,7 +183,7 @@ def test_a_mistake_is_one_sentence(tmp_path, program, arguments, says):
     folder = [f"hydra.run.dir={tmp_path}"]
     if program == "train.py":
         folder += ["debug=tiny", f"data.cache_dir={tmp_path}"]
-    command = [sys.executable, program, *arguments, *folder]
+    command = [sys.executable, program, *" ".join(arguments).split(), *folder]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ _TRUSTED = (
     "spikelens.models.",
     "torch.optim.",
 )
+# Ours, but it runs whatever program lies in the file.
+_RUNS_FILES = ("spikelens.generators.model_files.load_torchscript",)
 _NEVER_BUILT = ("callbacks", "logger", "trainer")
 
 
@@ -79,11 +81,13 @@ class Checkpoint:
         return start
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(path: str | Path, needs_generator: bool = True) -> Checkpoint:
     """Read a checkpoint with `weights_only=True`, or shipped weights with their card.
 
     Args:
         path: A `.ckpt` file written by train.py, or a `.safetensors` file that it exported.
+        needs_generator: Whether its generator is to be built; if not, its configuration is
+            dropped unread, and may name anything.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -92,11 +96,16 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     is_shipped = Path(path).suffix == ".safetensors" and Path(path).is_file()
     checkpoint = _read_shipped(path) if is_shipped else _read(path, "ckpt")
+    if not needs_generator:
+        checkpoint = replace(checkpoint, config=_without_generator(checkpoint.config))
     # Logger, trainer and their callbacks are Lightning's; a probe never builds them.
     built = {name: part for name, part in checkpoint.config.items() if name not in _NEVER_BUILT}
     for target in _untrusted(built):
+        is_generator = target not in _untrusted(_without_generator(built))
+        way_out = " as its generator: give that anew, generator=…" if is_generator else ""
         raise ValueError(
-            f"Argument `ckpt` must name only parts of Spikelens, but {path} names {target}."
+            f"Argument `ckpt` must name only parts of Spikelens, but {path} names {target}"
+            f"{way_out}."
         )
     return checkpoint
 
@@ -142,6 +151,14 @@ def _read(path: str | Path, argument: str) -> Checkpoint:
     return Checkpoint(config, weights, states[0] if states else None, epoch)
 
 
+def _without_generator(config: dict[str, Any]) -> dict[str, Any]:
+    """Drop the generator wherever a run's configuration has it."""
+    config = {name: part for name, part in config.items() if name != "generator"}
+    if isinstance(config.get("am"), dict):
+        config["am"] = {name: part for name, part in config["am"].items() if name != "generator"}
+    return config
+
+
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
@@ -169,4 +186,5 @@ def _is_ours(target: str) -> bool:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
         return False
-    return f"{getattr(found, '__module__', '')}.".startswith(_TRUSTED)
+    real = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
+    return real.startswith(_TRUSTED) and real not in _RUNS_FILES

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from conftest import Bars, Boom
+from conftest import Bars, Boom, Palette
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -19,6 +19,7 @@ from callbacks.epoch_seed import EpochSeed
 from spikelens.am.optimizers.elite_tt import EliteTT
 from spikelens.am.optimizers.protes import Protes
 from spikelens.am.probe import SearchPlan
+from spikelens.generators.external import ExternalCodes
 
 NEURONS = ["conv1:0-1", "fc1:3", "output:*"]
 
@@ -197,6 +198,7 @@ def test_validating_a_checkpoint_leaves_the_history_alone(stripes, build_model, 
         ("conv1:4", None, "units from 0 to 3"),
         ("conv1:0", Bars(side=4), r"like the data's, \(1, 8, 8\), but Bars draws \(1, 4, 4\)"),
         ("conv1:0", Bars(side=8, channels=3), r"Bars draws \(3, 8, 8\)"),
+        ("conv1:0", ExternalCodes(Palette(), [8] * 16), r"am\.search\.num_starts=0 to train\.py"),
     ],
 )
 def test_what_does_not_fit_fails_before_training(

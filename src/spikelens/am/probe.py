@@ -15,7 +15,7 @@ from spikelens.am.optimizers.base import Optimizer
 from spikelens.am.search import Progress, SearchResult, maximize
 from spikelens.arguments import require_integers
 from spikelens.data.base import unit_range
-from spikelens.generators.base import Generator, check_fit, check_points
+from spikelens.generators.base import Generator, check_can_encode, check_fit, check_points
 from spikelens.precision import is_half, require_precision
 from spikelens.selectivity import Selectivity, measure
 
@@ -216,6 +216,7 @@ def find_neurons(
     names: str | Sequence[str],
     image_shape: tuple[int, int, int],
     optimizer: Callable[..., Optimizer],
+    num_starts: int = 0,
 ) -> list[Neuron]:
     """Find neurons by name, and check that a generator and an optimizer will do for them.
 
@@ -226,12 +227,16 @@ def find_neurons(
         image_shape: Shape `(C, H, W)` of the images the network takes.
         optimizer: See `probe_neurons`; built once and dropped, so that wrong settings show
             before any work is done.
+        num_starts: Natural images that the search is to start from; for more than 0 the generator
+            must be able to encode.
 
     Raises:
-        ValueError: If the generator does not fit, the network has no such neuron, or the
-            optimizer refuses its settings.
+        ValueError: If the generator does not fit or cannot encode, the network has no such neuron,
+            or the optimizer refuses its settings.
     """
     check_fit(generator, image_shape)
+    if num_starts:
+        check_can_encode(generator)
     try:
         optimizer(generator, Archive(1, len(generator.mode_sizes)), seed=0)
     except TypeError as error:

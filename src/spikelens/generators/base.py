@@ -41,7 +41,10 @@ class Generator(LatentSpace, Protocol):
         """Draw images float32 `(N, C, H, W)` in [0, 1] from multi-indices int64 `(N, d)`."""
 
     def encode(self, images: Tensor) -> Tensor:
-        """Find multi-indices int64 `(N, d)` that draw images much like `(N, C, H, W)` in [0, 1]."""
+        """Find multi-indices int64 `(N, d)` that draw images much like `(N, C, H, W)` in [0, 1].
+
+        A generator that has no way to do so says it by an attribute `can_encode`, False.
+        """
 
     def realism(self, images: Tensor) -> Tensor:
         """Score how much images `(N, C, H, W)` in [0, 1] are like those it learned from, `(N,)`.
@@ -69,6 +72,27 @@ def check_fit(generator: Generator, image_shape: tuple[int, ...]) -> None:
             f"{type(generator).__name__} draws {tuple(generator.image_shape)} (channels, height, "
             "width)."
         )
+
+
+def check_can_encode(generator: object) -> None:
+    """Refuse a generator that cannot encode natural images.
+
+    Args:
+        generator: A search is to start from its encodings.
+
+    Raises:
+        ValueError: If its attribute `can_encode` is False.
+    """
+    if not getattr(generator, "can_encode", True):
+        raise no_encoder(generator)
+
+
+def no_encoder(generator: object) -> ValueError:
+    """Return what to raise where a generator that cannot encode is asked to."""
+    return ValueError(
+        f"Argument `num_starts` must be 0 for this {type(generator).__name__}, which cannot encode "
+        "natural images: say am.search.num_starts=0 to train.py, num_starts=0 to probe.py."
+    )
 
 
 def check_points(generator: LatentSpace, points: Tensor | None) -> None:
