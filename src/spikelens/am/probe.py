@@ -133,8 +133,8 @@ def probe_neurons(
         objective = Objective(generator, recorder, plan.chunk, count.add)
         answers = objective.of_images(natural.images)
         top = answers.scores.topk(min(max(plan.num_top, plan.num_starts), len(natural.images)), 0)
-        top_images = natural.images[top.indices.T.cpu()]  # (K, top, C, H, W)
-        start = _starts(objective, top_images[:, : plan.num_starts], previous)
+        best = top.indices.T.cpu()  # (K, top)
+        start = _starts(objective, natural.images, best[:, : plan.num_starts], previous)
         archive, result = _search(objective, optimizer, plan, start, count)
         indices, shown = _best_again(objective, archive, num_checked)
     activations = shown.cpu()
@@ -146,7 +146,7 @@ def probe_neurons(
         stimuli=stimuli,
         activations=activations,
         natural_activations=natural_activations,
-        natural_top=top_images[:, : plan.num_top],
+        natural_top=natural.images[best[:, : plan.num_top]],
         realism=_realism(generator, stimuli, natural.images, device),
         is_silent=((activations <= 0) & (natural_activations <= 0) & is_rate),
         classes=natural.classes,
@@ -264,15 +264,19 @@ class _Count:
         self.activation = activation
 
 
-def _starts(objective: Objective, images: Tensor, previous: Tensor | None) -> Tensor | None:
-    """Encode natural images `(K, m, C, H, W)` and put the previous elites before them."""
+def _starts(
+    objective: Objective, images: Tensor, chosen: Tensor, previous: Tensor | None
+) -> Tensor | None:
+    """Encode the chosen ones `(K, m)` of natural images, and put the previous elites before."""
     parts, generator, device = [], objective.generator, objective.device
     if previous is not None:
         check_points(generator, previous)
         parts.append(previous.to(device))
-    if images.shape[1]:
-        chunks = images.flatten(0, 1).split(objective.chunk)
+    if chosen.shape[1]:
+        # Neurons share their best images, and to encode one may take many passes.
+        distinct, place = chosen.unique(return_inverse=True)
+        chunks = images[distinct].split(objective.chunk)
         codes = torch.cat([generator.encode(unit_range(chunk).to(device)) for chunk in chunks])
-        parts.append(codes.unflatten(0, images.shape[:2]))
+        parts.append(codes[place.to(device)])
     start = torch.cat(parts, 1) if parts else None
     return start if start is not None and start.shape[1] else None
