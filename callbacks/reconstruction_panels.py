@@ -16,8 +16,7 @@ from spikelens.report.tensorboard import log_picture, save_picture
 class ReconstructionPanels(L.Callback):
     """Log `vqvae/panel`: validation images, their reconstructions, and samples.
 
-    A sample draws each position's code by how often it stood there in the training epoch,
-    independent of its neighbours: it shows the prior that searches mutate with, no portrait.
+    A sample is a draw of `CodePrior`: neighbouring codes suit each other, far ones need not.
 
     Args:
         num_images: Images a row, positive.
@@ -47,7 +46,7 @@ class ReconstructionPanels(L.Callback):
         with torch.no_grad():
             images = unit_range(images).to(pl_module.device)
             random = torch.Generator(pl_module.device).manual_seed(0)
-            samples = pl_module.decode(pl_module.sample_codes(self.num_images, random))
+            samples = pl_module.decode(pl_module.prior.sample(self.num_images, random))
             rows = [("image", images), ("reconstruction", pl_module(images)), ("sample", samples)]
             picture: Image.Image = image_grid(rows)
         log_picture(trainer.loggers, "vqvae/panel", picture, trainer.global_step - 1)

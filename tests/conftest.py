@@ -31,6 +31,10 @@ class Bars:
     def neighbours(self, mode: int) -> Tensor:
         return self._kernel
 
+    def sample(self, num_images: int, random: torch.Generator) -> Tensor:
+        shape = num_images, len(self.mode_sizes)
+        return torch.randint(self.mode_sizes[0], shape, generator=random)
+
     def decode(self, indices: Tensor) -> Tensor:
         return (indices / (self.mode_sizes[0] - 1)).view(-1, *self.image_shape)
 

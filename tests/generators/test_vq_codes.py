@@ -18,7 +18,7 @@ def vqvae():
     model = VQVAE(
         ImageSpec(1, 12, ()), hidden=8, residual_hidden=4, num_residuals=1, num_codes=5, code_size=3
     )
-    model.code_counts.copy_(torch.randint(0, 20, (9, 5)))
+    model.prior.place_counts.copy_(torch.randint(0, 20, (9, 5)))
     return model
 
 
@@ -52,7 +52,7 @@ def test_nothing_is_learned_any_more(vqvae, images):
 
 @pytest.mark.parametrize("smoothing", [0.1, 2.0])
 def test_the_prior_is_the_smoothed_share_of_each_code(vqvae, smoothing):
-    counts = vqvae.code_counts.clone()
+    counts = vqvae.prior.place_counts.clone()
     prior = VQCodes(vqvae, smoothing).prior
     assert len(prior) == 9
     for position, share in enumerate(prior):
@@ -60,11 +60,11 @@ def test_the_prior_is_the_smoothed_share_of_each_code(vqvae, smoothing):
         torch.testing.assert_close(share, (counts[position] + smoothing) / total)
         torch.testing.assert_close(share.sum(), torch.tensor(1.0))
         assert (share > 0).all()
-    assert torch.equal(vqvae.code_counts, counts)
+    assert torch.equal(vqvae.prior.place_counts, counts)
 
 
 def test_an_untrained_prior_is_uniform(vqvae):
-    vqvae.code_counts.zero_()
+    vqvae.prior.place_counts.zero_()
     for share in VQCodes(vqvae).prior:
         torch.testing.assert_close(share, torch.full((5,), 0.2))
 

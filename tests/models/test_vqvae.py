@@ -140,13 +140,13 @@ def test_codes_stand_row_by_row():
 def test_the_state_alone_rebuilds_the_model(sizes, images):
     model = build(images, **sizes).eval()
     with torch.no_grad():
-        model.code_counts.random_(0, 9)
+        model.prior.place_counts.random_(0, 9)
     twin = VQVAE.from_state(model.state_dict()).eval()
     assert twin.images.image_shape == images.image_shape
     shown = pictures(3, images.channels, images.size)
     assert torch.equal(twin.encode(shown), model.encode(shown))
     assert torch.equal(twin(shown), model(shown))
-    assert torch.equal(twin.code_counts, model.code_counts)
+    assert torch.equal(twin.prior.place_counts, model.prior.place_counts)
 
 
 @pytest.mark.parametrize("size", [10, 30, 33])
@@ -199,7 +199,7 @@ def test_training_lowers_the_loss_and_counts_codes(fake_data, quiet_trainer):
                 curve.append(float(trainer.callback_metrics["val/relative_mse"]))
 
         def on_train_epoch_end(self, trainer, pl_module):
-            counts.append(pl_module.code_counts.sum(1).tolist())
+            counts.append(pl_module.prior.place_counts.sum(1).tolist())
 
     curve, counts = [], []
     # Flat images of eight levels: easy to tell, easy to paint.

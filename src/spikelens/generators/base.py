@@ -27,6 +27,9 @@ class LatentSpace(Protocol):
         Modes with the same kernel return the same tensor object.
         """
 
+    def sample(self, num_images: int, random: torch.Generator) -> Tensor:
+        """Draw points int64 `(num_images, d)` that look as natural as may be."""
+
 
 class Generator(LatentSpace, Protocol):
     """A latent space whose points can be drawn.
@@ -54,6 +57,24 @@ class Generator(LatentSpace, Protocol):
 
     def to(self, device: Any) -> Any:
         """Move the generator to a device, as `nn.Module.to` does."""
+
+
+def sample_prior(prior: Sequence[Tensor], num_images: int, random: torch.Generator) -> Tensor:
+    """Draw the symbol of each mode from its prior, independently of the others.
+
+    Args:
+        prior: See `LatentSpace`.
+        num_images: Number of points.
+        random: On the device of the points.
+
+    Returns:
+        int64 `(num_images, d)`.
+    """
+    modes = [
+        torch.multinomial(share.to(random.device), num_images, replacement=True, generator=random)
+        for share in prior
+    ]
+    return torch.stack(modes, 1)
 
 
 def check_fit(generator: Generator, image_shape: tuple[int, ...]) -> None:

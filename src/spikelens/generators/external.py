@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from spikelens.arguments import require_integers
-from spikelens.generators.base import check_can_encode, no_encoder
+from spikelens.generators.base import check_can_encode, no_encoder, sample_prior
 from spikelens.generators.gaussian_grid import GaussianGrid
 from spikelens.generators.image_module import ImageModule
 
@@ -87,6 +87,10 @@ class ExternalLatent(nn.Module):
         """Return NaN for each image `(N, C, H, W)`: it cannot tell."""
         return torch.full((len(images),), torch.nan, device=images.device)
 
+    def sample(self, num_images: int, random: torch.Generator) -> Tensor:
+        """Draw points int64 `(num_images, d)` from the prior."""
+        return sample_prior(self.prior, num_images, random)
+
     def neighbours(self, mode: int) -> Tensor:
         """Return `(n, n)`, rows sum to 1: the nearer two quantiles, the likelier."""
         return self.grid.kernel
@@ -166,6 +170,10 @@ class ExternalCodes(nn.Module):
     def realism(self, images: Tensor) -> Tensor:
         """Return NaN for each image `(N, C, H, W)`: it cannot tell."""
         return torch.full((len(images),), torch.nan, device=images.device)
+
+    def sample(self, num_images: int, random: torch.Generator) -> Tensor:
+        """Draw points int64 `(num_images, d)` from the prior."""
+        return sample_prior(self.prior, num_images, random)
 
     def neighbours(self, mode: int) -> Tensor:
         """Return `(n_j, n_j)`, rows sum to 1: all symbols but the row's own alike."""

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from spikelens.arguments import require_integers
+from spikelens.generators.base import sample_prior
 from spikelens.generators.gaussian_grid import GaussianGrid
 from spikelens.models.sngan import SNGAN
 from spikelens.weights import load_trained
@@ -66,6 +67,10 @@ class GanLatent(nn.Module):
         """Return the discriminator's score of images `(N, C, H, W)` in [0, 1], `(N,)`."""
         with torch.no_grad():
             return self.sngan.score(images)
+
+    def sample(self, num_images: int, random: torch.Generator) -> Tensor:
+        """Draw points int64 `(num_images, d)` from the prior."""
+        return sample_prior(self.prior, num_images, random)
 
     def neighbours(self, mode: int) -> Tensor:
         """Return `(n, n)`, rows sum to 1: quantiles near the row's, itself excluded."""

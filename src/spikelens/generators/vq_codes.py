@@ -11,7 +11,7 @@ class VQCodes(nn.Module):
     """One mode a position of the code map, one symbol a code of the codebook.
 
     Args:
-        vqvae: A trained VQ-VAE; its `code_counts` become the prior.
+        vqvae: A trained VQ-VAE; its `prior` was counted in training.
         smoothing: Pseudo-count added to each code's count in the prior, positive.
 
     Source: Pospelov et al. 2025, section 3.2; van den Oord et al. 2017.
@@ -21,11 +21,11 @@ class VQCodes(nn.Module):
         super().__init__()
         # The format in which convolutions run fastest: decoding is part of every evaluation.
         self.vqvae = vqvae.requires_grad_(False).eval().to(memory_format=torch.channels_last)
-        side, (num_positions, num_codes) = vqvae.code_side, vqvae.code_counts.shape
+        side, (num_positions, num_codes) = vqvae.code_side, vqvae.prior.place_counts.shape
         self.image_shape = vqvae.images.image_shape
         self.mode_sizes = (num_codes,) * num_positions
         self.order = boustrophedon(side)
-        counts = vqvae.code_counts + smoothing
+        counts = vqvae.prior.place_counts + smoothing
         self.prior = list(counts / counts.sum(1, keepdim=True))
         self._kernel = codebook_kernel(vqvae.codebook.vectors)
 
@@ -40,10 +40,17 @@ class VQCodes(nn.Module):
             return self.vqvae.encode(images)
 
     def realism(self, images: Tensor) -> Tensor:
-        """Return minus the mean squared reconstruction error of images `(N, C, H, W)`, `(N,)`."""
+        """Return the mean log probability of the codes of images `(N, C, H, W)`, `(N,)` in nats.
+
+        The reconstruction error would not do: whatever was drawn from codes, at random even, is
+        reconstructed better than natural images are.
+        """
         with torch.no_grad():
-            error: Tensor = (self.vqvae(images) - images).square().mean((1, 2, 3))
-            return -error
+            return self.vqvae.prior.log_likelihood(self.vqvae.encode(images))
+
+    def sample(self, num_images: int, random: torch.Generator) -> Tensor:
+        """Draw codes int64 `(num_images, d)`, each after its left and upper neighbour."""
+        return self.vqvae.prior.sample(num_images, random)
 
     def neighbours(self, mode: int) -> Tensor:
         """Return `(n, n)`, rows sum to 1: which codes look like the row's code, itself excluded."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from spikelens.data.base import ImageSpec, unit_range
+from spikelens.models.code_prior import CodePrior
 from spikelens.models.codebook import Codebook
 from spikelens.models.optimization import BuildOptimizer, BuildScheduler, build_optimizer
 
@@ -90,7 +91,6 @@ class VQVAE(L.LightningModule):
     Source: van den Oord et al., "Neural discrete representation learning", 2017.
     """
 
-    code_counts: Tensor
     variance: Tensor
 
     def __init__(
@@ -118,8 +118,8 @@ class VQVAE(L.LightningModule):
         self.encoder = _encoder(images.channels, code_size, *blocks)
         self.decoder = _decoder(images.channels, code_size, *blocks)
         self.codebook = Codebook(num_codes, code_size, decay)
-        # How often each code stood at each position during the last training epoch (the prior).
-        self.register_buffer("code_counts", torch.zeros(self.code_side**2, num_codes))
+        # What the codes of the last training epoch were.
+        self.prior = CodePrior(self.code_side, num_codes)
         self.register_buffer("variance", torch.ones(()))
         self.squared_error = MeanMetric()
         self.epoch_counts: Tensor | None = None
@@ -134,7 +134,7 @@ class VQVAE(L.LightningModule):
         first, code_vectors = state["encoder.0.weight"], state["codebook.vectors"]
         blocks = [name for name in state if name.startswith("encoder.") and ".body.1." in name]
         residual = state[blocks[0]] if blocks else torch.empty(1)
-        size = 4 * math.isqrt(len(state["code_counts"]))
+        size = 4 * math.isqrt(len(state["prior.place_counts"]))
         model = cls(
             ImageSpec(channels=first.shape[1], size=size, classes=()),
             hidden=state["encoder.2.weight"].shape[0],
@@ -157,17 +157,8 @@ class VQVAE(L.LightningModule):
 
     def drawn(self, images: Tensor, random: torch.Generator) -> dict[str, Tensor]:
         """Reconstruct images, and draw as many from the prior."""
-        codes = self.sample_codes(len(images), random).to(self.device)
-        return {"reconstruction": self(images), "sample": self.decode(codes)}
-
-    def sample_codes(self, num_images: int, random: torch.Generator) -> Tensor:
-        """Draw codes int64 `(num_images, side * side)`, each by how often it stood at its place.
-
-        The places are drawn independently of each other: it is the prior that searches mutate
-        with, and no portrait of an image.
-        """
-        counts = self.code_counts.to(random.device) + 1e-6
-        return torch.multinomial(counts, num_images, replacement=True, generator=random).T
+        sample = self.decode(self.prior.sample(len(images), random))
+        return {"reconstruction": self(images), "sample": sample}
 
     def forward(self, images: Tensor) -> Tensor:
         """Reconstruct images `(N, C, H, W)` in [0, 1]."""
@@ -181,7 +172,7 @@ class VQVAE(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Count codes anew."""
-        self.code_counts.zero_()
+        self.prior.reset()
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Return reconstruction error / variance + beta * commitment error of one batch."""
@@ -194,16 +185,14 @@ class VQVAE(L.LightningModule):
         reconstruction = F.mse_loss(self._paint(passed), images) / self.variance
         # The averages move only after their old values were used for this batch.
         self.codebook.update(features.detach().permute(0, 2, 3, 1).flatten(0, 2), codes.flatten())
-        self.code_counts.scatter_add_(
-            1, codes.flatten(1).T, torch.ones_like(codes.flatten(1).T, dtype=torch.float32)
-        )
+        self.prior.count(codes)
         loss = reconstruction + self.beta * commitment
         self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
         return loss
 
     def on_validation_epoch_start(self) -> None:
         """Forget the codes counted before."""
-        self.epoch_counts = torch.zeros_like(self.code_counts[0])
+        self.epoch_counts = torch.zeros_like(self.prior.place_counts[0])
 
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
         """Measure the reconstruction of one batch and count its codes."""
