@@ -12,6 +12,7 @@ from spikelens.am.optimizers.elite_tt import EliteTT
 from spikelens.am.optimizers.protes import PRESETS, Protes
 from spikelens.am.optimizers.random import RandomSearch
 from spikelens.am.search import maximize
+from spikelens.generators.base import sample_prior
 
 OPTIMIZERS = {
     "elite_tt": EliteTT,
@@ -23,10 +24,12 @@ OPTIMIZERS = {
 def space(*sizes):
     """A latent with modes of these sizes, a uniform prior and neighbours on a ring."""
     rings = {n: torch.eye(n).roll(1, 0) if n > 1 else torch.ones(1, 1) for n in set(sizes)}
+    prior = [torch.full((n,), 1 / n) for n in sizes]
     return SimpleNamespace(
         mode_sizes=sizes,
         order=torch.arange(len(sizes)),
-        prior=[torch.full((n,), 1 / n) for n in sizes],
+        prior=prior,
+        sample=partial(sample_prior, prior),
         neighbours=lambda mode: rings[sizes[mode]],
     )
 
