@@ -93,7 +93,12 @@ def test_the_state_alone_rebuilds_it(tmp_path, suffix, channels, size, num_class
     if suffix == ".ckpt":
         torch.save({"state_dict": extractor.state_dict()}, path)
     else:
-        card = {"seed": 0, "data": {}, "model": {}, "trainer": {"max_epochs": 1, "accelerator": "auto"}}
+        card = {
+            "seed": 0,
+            "data": {},
+            "model": {},
+            "trainer": {"max_epochs": 1, "accelerator": "auto"},
+        }
         ship_weights(extractor, path, "a test", card, {})
     loaded = load_feature_extractor(str(path))
     assert torch.equal(loaded(images), extractor(images))
