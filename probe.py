@@ -29,8 +29,9 @@ def rebuild(checkpoint: Checkpoint) -> tuple[nn.Module, ImageData]:
     run = OmegaConf.create(checkpoint.config)
     data = instantiate(run.data)
     model = instantiate(run.model, _partial_=True, _convert_="all")(images=data.spec)
+    network = checkpoint.network_of(model)
     checkpoint.load_into(model)
-    return checkpoint.network_of(model), data
+    return network, data
 
 
 def probe(cfg: DictConfig) -> Probe:

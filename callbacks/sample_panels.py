@@ -52,7 +52,9 @@ class SamplePanels(L.Callback):
             rows.append(("image", images))
             rows.append(("encoded", pl_module(pl_module.encode(images))))
             picture = image_grid(rows)
-        log_picture(trainer.loggers, "sngan/panel", picture, trainer.global_step - 1)
+        # Not `global_step`, which counts each of the three optimizers: metrics go by batches.
+        step = trainer.fit_loop.total_batch_idx
+        log_picture(trainer.loggers, "sngan/panel", picture, step)
         if self.folder is not None and trainer.is_global_zero:
             name = f"samples_epoch{trainer.current_epoch:03d}.png"
             save_picture(picture, self.folder / name)
@@ -70,5 +72,7 @@ def spherical_walk(begin: Tensor, end: Tensor, num_steps: int) -> Tensor:
     """
     angle = torch.arccos(torch.cosine_similarity(begin, end, dim=0).clamp(-1.0, 1.0))
     share = torch.linspace(0.0, 1.0, num_steps)[:, None]
+    if torch.sin(angle) < 1e-3:  # on one line, as all z of size 1: there is no such circle
+        return torch.lerp(begin, end, share)
     along = torch.sin((1.0 - share) * angle) * begin + torch.sin(share * angle) * end
-    return along / torch.sin(angle).clamp_min(1e-6)
+    return along / torch.sin(angle)

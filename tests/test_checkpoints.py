@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from spikelens.checkpoints import Checkpoint, check_resumable, read_checkpoint
+from spikelens.weights import ship_weights
 
 HISTORY = {
     "epochs": [0, 1],
@@ -67,6 +68,51 @@ def test_a_run_without_probes_has_no_history(save):
     assert found.start_of(["conv1:0"]) is None
     del written["callbacks"]
     assert read_checkpoint(save(written)).history is None
+
+
+def ship(path, **config):
+    config = {"folder": "mine", **content(**config)["hyper_parameters"]}
+    config["trainer"] = {"max_epochs": 7, "accelerator": "cpu", "logger": EVIL}
+    ship_weights(nn.Linear(3, 2), path, "python train.py", config, {})
+    return path
+
+
+def test_shipped_weights_with_their_card_are_a_checkpoint(tmp_path):
+    path = ship(tmp_path / "net.safetensors")
+    for name in (path, str(path)):
+        found = read_checkpoint(name)
+        wanted = content()["hyper_parameters"]
+        assert found.config == {
+            **{part: wanted[part] for part in ("seed", "data", "model")},
+            "trainer": {"max_epochs": 7, "accelerator": "cpu"},
+            "folder": str(tmp_path),
+        }
+        assert found.epoch == 6  # the last
+        assert found.history is None
+        assert found.start_of(["conv1:0"]) is None
+        found.load_into(nn.Linear(3, 2))
+
+
+def test_shipped_weights_are_trusted_no_further(tmp_path):
+    path = ship(tmp_path / "net.safetensors", model=model_with(part=EVIL))
+    with pytest.raises(ValueError, match=r"only parts of Spikelens, but .* names os\.system"):
+        read_checkpoint(path)
+    path = ship(tmp_path / "net.safetensors", generator=EVIL)
+    with pytest.raises(ValueError, match=r"names os\.system as its generator: give that anew"):
+        read_checkpoint(path)
+    assert "generator" not in read_checkpoint(path, needs_generator=False).config
+
+
+def test_shipped_weights_that_cannot_be_told_are_refused(tmp_path):
+    path = ship(tmp_path / "net.safetensors")
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(ValueError, match="must have its card's sha256"):
+        read_checkpoint(path)
+    path.with_suffix(".json").unlink()
+    with pytest.raises(ValueError, match=r"must have a card beside it, net\.json"):
+        read_checkpoint(path)
+    with pytest.raises(FileNotFoundError, match="must be a checkpoint, but found no file"):
+        read_checkpoint(tmp_path / "none.safetensors")
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path):

@@ -42,7 +42,8 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        metrics = train(configure("train", folder, "+am=enabled", *TINY))
+        export = f"export={folder / 'own.safetensors'}"
+        metrics = train(configure("train", folder, "+am=enabled", *TINY, export))
     return folder, metrics
 
 
@@ -128,6 +129,45 @@ def test_a_vqvae_of_ones_own_is_a_generator(run, tmp_path):
         cfg = configure("probe", tmp_path, f"ckpt={run_ckpt}", *own, "budget=4")
         stimuli.append(probe(cfg).stimuli)
     assert torch.equal(*stimuli)
+
+
+def test_exported_weights_are_probed_like_the_checkpoint(run, tmp_path, capsys):
+    folder, _ = run
+    # Others than the run's, whose search a checkpoint goes on from.
+    few = ["neurons=[conv1:3-4,output:1]", "budget=6", "seed=2", "num_natural=20"]
+    found, wanted = (
+        rows_of(probe(configure("probe", tmp_path, f"ckpt={folder / path}", *few)), 1)
+        for path in ("own.safetensors", "checkpoints/last.ckpt")
+    )
+    assert [str(vars(row)) for row in found] == [str(vars(row)) for row in wanted]
+    list_layers(str(folder / "own.safetensors"))
+    assert "conv1:0-7" in capsys.readouterr().out
+
+
+def test_an_sngan_of_ones_own_is_a_generator(run, tmp_path):
+    widths = [f"model.{part}_width=4" for part in ("generator", "discriminator", "encoder")]
+    sngan = ["model=sngan", "model.z_size=6", "model.num_discriminator_steps=1", *widths]
+    shared = [o for o in TINY if not o.startswith(("am.", "model."))]
+    exported = tmp_path / "own.safetensors"
+    metrics = train(configure("train", tmp_path, *sngan, *shared, f"export={exported}"))
+    assert {"train/generator_loss", "val/score", "test/encoder_relative_mse"} <= set(metrics)
+    assert (tmp_path / "panels" / "samples_epoch001.png").is_file()
+    few = [f"ckpt={run[0]}/checkpoints/last.ckpt", "neurons=[conv1:0-1]", "budget=4"]
+    probes = []
+    for path in (tmp_path / "checkpoints" / "last.ckpt", exported):
+        own = ["generator=sngan", f"generator.path={path}"]
+        probes.append(probe(configure("probe", tmp_path, *few, *own)))
+    assert torch.equal(probes[0].stimuli, probes[1].stimuli)
+    assert torch.equal(probes[0].realism, probes[1].realism)
+    assert probes[0].search.indices.shape == (2, 6)
+    assert probes[0].realism.isfinite().all()
+    for path in (tmp_path / "checkpoints" / "last.ckpt", exported):
+        with pytest.raises(ValueError, match="classifier, but it is that of a SNGAN"):
+            probe(configure("probe", tmp_path, f"ckpt={path}"))
+    exported.with_suffix(".json").unlink()  # weights alone are a generator, but no run
+    probe(configure("probe", tmp_path, *few, *own))
+    with pytest.raises(ValueError, match="must have a card beside it"):
+        probe(configure("probe", tmp_path, f"ckpt={exported}"))
 
 
 # What a network of the user's own is, without a file of its own.

@@ -125,7 +125,8 @@ def check_resumable(path: str | Path, module: nn.Module) -> None:
 
 
 def _read_shipped(path: str | Path) -> Checkpoint:
-    config = read_card(path)["config"]
+    # Its run's folder is not on the card; what it would write goes beside the weights.
+    config = {**read_card(path)["config"], "folder": str(Path(path).parent)}
     return Checkpoint(config, read_weights(path), None, config["trainer"]["max_epochs"] - 1)
 
 

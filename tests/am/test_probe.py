@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,7 +11,7 @@ from spikelens.am.objective import Objective
 from spikelens.am.optimizers.elite_tt import EliteTT
 from spikelens.am.optimizers.protes import Protes
 from spikelens.am.optimizers.random import RandomSearch
-from spikelens.am.probe import SearchPlan, find_neurons, probe_neurons
+from spikelens.am.probe import SearchPlan, _realism, find_neurons, probe_neurons
 
 GENERATOR = Bars(num_symbols=8, side=8)
 NEURONS = [Neuron("conv1", 0), Neuron("fc1", 5, "membrane"), Neuron("conv2", 1, "max")]
@@ -70,6 +71,40 @@ def test_the_search_beats_random_and_natural(tiny_network, natural):
     assert (found.activations > found.natural_activations)[is_rate].all()
     ratio = found.activations[0] / found.natural_activations[0]
     torch.testing.assert_close(found.ratio[0], ratio)
+
+
+def test_realism_is_the_share_of_natural_images_that_look_no_more_natural(tiny_network, natural):
+    # Bars tells how natural an image is by how little its pixels vary.
+    flat = torch.full((6, 1, 8, 8), 100, dtype=torch.uint8)
+    natural = replace(natural, images=torch.cat([natural.images[:24], flat]))
+    probe = run(tiny_network, natural)
+    contrast = (natural.images / 255.0).flatten(1).std(1)
+    of_stimuli = probe.stimuli.flatten(1).std(1)
+    shares = [float((contrast >= own).sum()) / 30 for own in of_stimuli]
+    assert probe.realism.tolist() == pytest.approx(shares)
+    assert 0.0 < probe.realism.max() < 1.0  # no stimulus is flat, not all are extreme
+
+
+@pytest.mark.parametrize("num_natural", [3, 251, 600])
+def test_realism_by_hand(num_natural):
+    # Levels 0, 1, 2, 0, 1, 2, …: scores 0, -1, -2 in turn. Equals count.
+    class Levels:
+        def realism(self, images):
+            return -images[:, 0, 0, 0] * 255.0
+
+    levels = torch.arange(num_natural) % 3
+    images = levels.to(torch.uint8).view(-1, 1, 1, 1)
+    stimuli = torch.tensor([0.0, 1.0, 2.0, 3.0, -1.0]).view(-1, 1, 1, 1) / 255.0
+    shares = [(levels >= level).float().mean() for level in (0, 1, 2, 3, -1)]
+    found = _realism(Levels(), stimuli, images, torch.device("cpu"))
+    torch.testing.assert_close(found, torch.stack(shares))
+
+
+def test_a_generator_that_cannot_tell_gives_no_realism(tiny_network, natural, monkeypatch):
+    monkeypatch.setattr(GENERATOR, "realism", lambda images: torch.full((len(images),), torch.nan))
+    probe = run(tiny_network, natural)
+    assert probe.realism.shape == (3,)
+    assert probe.realism.isnan().all()
 
 
 def test_silent_neurons_are_silent_not_selective(tiny_network, natural):

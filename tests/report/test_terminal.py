@@ -1,11 +1,13 @@
 import dataclasses
 import functools
 import sys
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
 import torch
 from conftest import Bars
+from hydra import compose, initialize_config_dir
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import OmegaConf
@@ -16,11 +18,14 @@ from spikelens.am.optimizers.random import RandomSearch
 from spikelens.am.probe import SearchPlan, probe_neurons
 from spikelens.am.search import StopReason
 from spikelens.report.terminal import (
+    _use,
     one_sentence_errors,
     print_closing,
     print_layers,
     report_probe,
 )
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -153,6 +158,34 @@ def test_closing_lines_of_a_generator(tmp_path, capsys):
     assert f"train.py +am=enabled data=… generator=vqvae generator.path={last}" in out
     assert "probe.py" not in out
     assert "Pictures and tables" not in out
+
+
+@pytest.mark.parametrize(
+    ("metrics", "command"),
+    [
+        (
+            {"val/relative_mse": 0.1, "val/perplexity": 9.0},
+            "train.py +am=enabled data=… generator=vqvae generator.path=last.ckpt",
+        ),
+        (
+            {"val/score": 0.1, "val/encoder_relative_mse": 0.5},
+            "train.py +am=enabled data=… generator=sngan generator.path=last.ckpt",
+        ),
+        ({"val/accuracy": 0.9, "rate/conv1": 0.1}, "probe.py ckpt=last.ckpt"),
+        (
+            {"val/accuracy": 0.9},
+            "train.py model=sngan data=… +panels@callbacks.fidelity=fidelity "
+            "callbacks.fidelity.extractor=last.ckpt",
+        ),
+    ],
+    ids=["VQ-VAE", "SN-GAN", "spiking classifier", "feature extractor"],
+)
+def test_each_kind_of_module_has_a_use(metrics, command):
+    assert _use(metrics, "last.ckpt") == command
+    # But for the data, which are the user's choice, it is a command that Hydra takes.
+    program, *overrides = command.replace("data=…", "data=shapes").split()
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        compose(program.removesuffix(".py"), overrides)
 
 
 def test_closing_lines_of_a_run_that_kept_nothing(tmp_path, capsys):

@@ -80,7 +80,8 @@ def _use(metrics: Mapping[str, float], ckpt: str) -> str:
             return f"train.py +am=enabled data=… generator={name} generator.path={ckpt}"
     if any(name.startswith("rate/") for name in metrics):
         return f"probe.py ckpt={ckpt}"
-    return f"train.py model=sngan data=… callbacks.fidelity.extractor={ckpt}"
+    measured = f"+panels@callbacks.fidelity=fidelity callbacks.fidelity.extractor={ckpt}"
+    return f"train.py model=sngan data=… {measured}"
 
 
 def _python() -> str:
