@@ -146,13 +146,14 @@ def test_exported_weights_are_probed_like_the_checkpoint(run, tmp_path, capsys):
 
 def test_an_sngan_of_ones_own_is_a_generator(run, tmp_path):
     widths = [f"model.{part}_width=4" for part in ("generator", "discriminator", "encoder")]
-    sngan = ["model=sngan", "model.z_size=6", "model.num_discriminator_steps=1", *widths]
+    sngan = ["model=sngan", "model.z_size=6", *widths, "trainer.max_epochs=1"]
     shared = [o for o in TINY if not o.startswith(("am.", "model."))]
     exported = tmp_path / "own.safetensors"
     metrics = train(configure("train", tmp_path, *sngan, *shared, f"export={exported}"))
     assert {"train/generator_loss", "val/score", "test/encoder_relative_mse"} <= set(metrics)
-    assert (tmp_path / "panels" / "samples_epoch001.png").is_file()
+    assert (tmp_path / "panels" / "samples_epoch000.png").is_file()
     few = [f"ckpt={run[0]}/checkpoints/last.ckpt", "neurons=[conv1:0-1]", "budget=4"]
+    few += ["num_natural=9", "num_starts=1"]
     probes = []
     for path in (tmp_path / "checkpoints" / "last.ckpt", exported):
         own = ["generator=sngan", f"generator.path={path}"]

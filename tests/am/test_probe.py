@@ -77,7 +77,7 @@ def test_realism_is_the_share_of_natural_images_that_look_no_more_natural(tiny_n
     # Bars tells how natural an image is by how little its pixels vary.
     flat = torch.full((6, 1, 8, 8), 100, dtype=torch.uint8)
     natural = replace(natural, images=torch.cat([natural.images[:24], flat]))
-    probe = run(tiny_network, natural)
+    probe = run(tiny_network, natural, budget=9)
     contrast = (natural.images / 255.0).flatten(1).std(1)
     of_stimuli = probe.stimuli.flatten(1).std(1)
     shares = [float((contrast >= own).sum()) / 30 for own in of_stimuli]
@@ -102,7 +102,7 @@ def test_realism_by_hand(num_natural):
 
 def test_a_generator_that_cannot_tell_gives_no_realism(tiny_network, natural, monkeypatch):
     monkeypatch.setattr(GENERATOR, "realism", lambda images: torch.full((len(images),), torch.nan))
-    probe = run(tiny_network, natural)
+    probe = run(tiny_network, natural, budget=4)
     assert probe.realism.shape == (3,)
     assert probe.realism.isnan().all()
 

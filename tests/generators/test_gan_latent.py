@@ -15,7 +15,7 @@ CONFIG["trainer"] = {"max_epochs": 1, "accelerator": "cpu"}
 @pytest.fixture
 def sngan():
     torch.manual_seed(0)
-    spec = ImageSpec(1, 28, ())
+    spec = ImageSpec(1, 8, ())
     model = SNGAN(spec, z_size=6, generator_width=4, discriminator_width=4, encoder_width=4)
     with torch.no_grad():
         model.average(torch.randn(16, 6))  # statistics of its own
@@ -29,14 +29,14 @@ def indices():
 
 @pytest.fixture
 def images():
-    return torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    return torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("is_sphere", [False, True])
 def test_modes_are_coordinates_and_symbols_are_quantiles(sngan, images, indices, is_sphere):
     generator = GanLatent(sngan, is_sphere=is_sphere)
     assert generator.mode_sizes == (64,) * 6
-    assert generator.image_shape == (1, 28, 28)
+    assert generator.image_shape == (1, 8, 8)
     assert torch.equal(generator.order, torch.arange(6))
     assert len(generator.prior) == 6
     found = generator.encode(images)
@@ -45,7 +45,7 @@ def test_modes_are_coordinates_and_symbols_are_quantiles(sngan, images, indices,
     assert found.min() >= 0
     assert found.max() < 64
     drawn = generator.decode(indices)
-    assert drawn.shape == (5, 1, 28, 28)
+    assert drawn.shape == (5, 1, 8, 8)
     assert drawn.dtype == torch.float32
     assert drawn.min() >= 0.0
     assert drawn.max() <= 1.0
@@ -87,7 +87,7 @@ def test_the_same_points_draw_the_same_in_any_batch(sngan, images, indices):
 @pytest.mark.parametrize("is_sphere", [False, True])
 def test_refinements_bring_an_encoding_nearer_to_its_image(sngan, indices, is_sphere):
     errors = []
-    for num_refinements in (0, 10, 100):
+    for num_refinements in (0, 10, 60):
         generator = GanLatent(sngan, is_sphere=is_sphere, num_refinements=num_refinements)
         images = generator.decode(indices)
         again = generator.decode(generator.encode(images))
@@ -97,12 +97,12 @@ def test_refinements_bring_an_encoding_nearer_to_its_image(sngan, indices, is_sp
 
 
 def test_refinements_look_for_what_the_sphere_can_draw(sngan, indices):
-    sphere = GanLatent(sngan, is_sphere=True, num_refinements=100)
+    sphere = GanLatent(sngan, is_sphere=True, num_refinements=60)
     # Far from the sphere: what is best off it is not best on it.
     images = GanLatent(sngan).decode(indices // 4 + 48)
     errors = [
         float((sphere.decode(generator.encode(images)) - images).square().mean())
-        for generator in (sphere, GanLatent(sngan, num_refinements=100))
+        for generator in (sphere, GanLatent(sngan, num_refinements=60))
     ]
     assert errors[0] < errors[1]
 
