@@ -274,29 +274,8 @@ def test_error_and_perplexity_are_over_the_whole_epoch(fake_data, quiet_trainer)
     assert metrics["val/relative_mse"] == pytest.approx(wanted, rel=1e-5)
 
 
-def test_codes_are_drawn_as_often_as_they_stood_at_their_place():
-    model, num = build(num_codes=6), 4000
-    counts = torch.randint(0, 9, (4, 6), generator=torch.Generator().manual_seed(1)).float()
-    counts[1] = 0.0  # nothing was seen there: all alike
-    model.code_counts.copy_(counts)
-    codes = model.sample_codes(num, torch.Generator().manual_seed(0))
-    assert codes.shape == (num, 4)
-    assert codes.dtype == torch.int64
-    counts[1] = 1.0
-    for place, share in enumerate(counts / counts.sum(1, keepdim=True)):
-        found = torch.bincount(codes[:, place], minlength=6) / num
-        # Five standard errors of a share, for 24 of them; what never stood there is not drawn.
-        tolerance = 5 * (share * (1 - share) / num).sqrt()
-        assert ((found - share).abs() <= tolerance).all(), place
-    # Drawn independently: what two places share is the product of their shares.
-    both = ((codes[:, 0] == counts[0].argmax()) & (codes[:, 1] == 0)).float().mean()
-    share = float(counts[0].amax() / counts[0].sum() / 6)
-    assert abs(float(both) - share) <= 5 * (share * (1 - share) / num) ** 0.5
-
-
 def test_drawn_images_depend_on_the_random_state_alone():
     model = build(num_codes=6).eval()
-    model.code_counts.fill_(1.0)
     images = pictures(5)
 
     def random(seed=3):
@@ -305,11 +284,11 @@ def test_drawn_images_depend_on_the_random_state_alone():
     drawn = model.drawn(images, random())
     assert list(drawn) == ["reconstruction", "sample"]
     assert torch.equal(drawn["reconstruction"], model(images))
-    codes = model.sample_codes(5, random())
+    codes = model.prior.sample(5, random())
     assert torch.equal(drawn["sample"], model.decode(codes))
     torch.rand(1)  # the global state has no part in it
-    assert torch.equal(codes, model.sample_codes(5, random()))
-    assert not torch.equal(codes, model.sample_codes(5, random(4)))
+    assert torch.equal(codes, model.prior.sample(5, random()))
+    assert not torch.equal(codes, model.prior.sample(5, random(4)))
 
 
 def test_optimizer_and_scheduler():
