@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from spikelens.allocator import keep_freed_memory
 from spikelens.checkpoints import check_resumable
 from spikelens.report.terminal import one_sentence_errors, print_closing
-from spikelens.weights import ship_weights, weights_path
+from spikelens.weights import round_to_half, ship_weights, weights_path
 
 
 def train(cfg: DictConfig) -> dict[str, float]:
@@ -41,6 +41,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
     )
     trainer.fit(model, datamodule=data, ckpt_path=cfg.ckpt_path, weights_only=True)
     metrics = dict(trainer.callback_metrics)
+    if cfg.export_half:
+        round_to_half(model)  # what is tested is what ships
     trainer.test(model, datamodule=data, verbose=False)
     metrics.update(trainer.callback_metrics)
     if cfg.export:

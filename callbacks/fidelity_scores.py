@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from spikelens.arguments import require_integers
-from spikelens.data.base import ImageData, unit_range
+from spikelens.data.base import ImageData, Split, unit_range
 from spikelens.extractors import Extractor, Inception, load_extractor, require_shape
 from spikelens.fidelity import Fidelity, as_bytes, measure_fidelity
 from spikelens.undisturbed import undisturbed
@@ -25,8 +25,10 @@ class FidelityScores(L.Callback):
     - `fidelity/<name>/fid_…`, `kid_…`, `precision_…`, `recall_…`, `inception_score_…`: at the end
       of an epoch, against validation images.
     - `test_fidelity/<name>/…`: the same in the test, against test images.
-    - `test_fidelity/control/…`: training images in place of the drawn ones, as many: what images
-      without a fault score. Compare with this, not with 0.
+    - `fidelity/control/…`, `test_fidelity/control/…`: training images in place of the drawn ones:
+      what images without a fault score. Compare with this, not with 0.
+
+    What is compared has the same number of images on both sides.
 
     Args:
         extractor: What to measure in: `inception`, the file of a `FeatureExtractor`, or an
@@ -69,6 +71,7 @@ class FidelityScores(L.Callback):
         self.every_n_epochs, self.kid_subsets = every_n_epochs, kid_subsets
         self.num_images, self.num_test_images = num_images, num_test_images
         self.chunk, self.seed = chunk, seed
+        self.control: Fidelity | None = None  # of the epochs: it does not change
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Check module, data and extractor before anything is trained."""
@@ -90,15 +93,18 @@ class FidelityScores(L.Callback):
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
-        real = data.split("val").images[: self.num_images]
+        real, other = _as_many(data.split("val"), data.split("train"), self.num_images)
+        if self.control is None:
+            self.control = self._measure(pl_module, other, real)
+        self._log(pl_module, "fidelity/control", self.control)
         for name, images in self._draw(pl_module, real).items():
             self._log(pl_module, f"fidelity/{name}", self._measure(pl_module, images, real))
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compare with the test split, training images first."""
         data: ImageData = trainer.datamodule  # type: ignore[attr-defined]
-        real = data.split("test").images[: self.num_test_images]
-        control = {"control": data.split("train").images[: len(real)]}
+        real, other = _as_many(data.split("test"), data.split("train"), self.num_test_images)
+        control = {"control": other}
         for name, images in (control | self._draw(pl_module, real)).items():
             self._log(pl_module, f"test_fidelity/{name}", self._measure(pl_module, images, real))
 
@@ -123,6 +129,13 @@ class FidelityScores(L.Callback):
         for name, value in fidelity.named().items():
             if name.rsplit("_", 1)[0] in _MEASURES:
                 module.log(f"{prefix}/{name}", value)
+
+
+def _as_many(one: Split, other: Split, most: int | None) -> tuple[Tensor, Tensor]:
+    """Return the first images of two splits, as many of each, `most` at most."""
+    num = min(len(one.images), len(other.images))
+    num = num if most is None else min(num, most)
+    return one.images[:num], other.images[:num]
 
 
 def _require_as_many(name: str, batch: Tensor, images: Tensor) -> None:

@@ -32,7 +32,6 @@ def targets(node):
 
 MODULE = "generator.module._target_=conftest.LinearImages"
 REQUIRED = {  # of generators
-    "vqvae": ["generator.path=p"],
     "external": [MODULE, "generator.z_size=5"],
     "external_codes": [MODULE, "generator.mode_sizes=[3,3]"],
     "torchscript": ["generator.module.path=p", "generator.z_size=5"],
@@ -53,7 +52,6 @@ FOLDER = ["folder=x", "name=y"]
 def test_every_choice_composes_and_names_what_exists(override):
     required = ["data.root=r"] if override in ("data=image_folder",) else []
     required += REQUIRED.get(override.removeprefix("generator="), [])
-    required += ["generator.path=p"] if override == "experiment=csnn_cifar10_jpeg" else []
     cfg = compose("train", [*override.split(), *required, *FOLDER])
     found = set(targets(OmegaConf.to_container(cfg, resolve=True)))
     assert found
@@ -125,3 +123,10 @@ def test_generators_ship_for_the_data_sets(data, generator):
 def test_typos_are_refused(typo):
     with pytest.raises(ConfigCompositionException, match=typo.split("=")[0].split(".")[-1]):
         compose("train", ["+am=enabled", typo, *FOLDER])
+
+
+@pytest.mark.parametrize("experiment", choices("experiment"))
+def test_the_last_epoch_of_a_recipe_is_saved_and_measured(experiment):
+    cfg = compose("train", [f"experiment={experiment}", *FOLDER])
+    for callback in cfg.callbacks.values():
+        assert cfg.trainer.max_epochs % callback.get("every_n_epochs", 1) == 0

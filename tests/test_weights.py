@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from spikelens.weights import load_trained, read_card, read_weights, ship_weights
+from spikelens.weights import load_trained, read_card, read_weights, round_to_half, ship_weights
 
 CONFIG = {
     "seed": 3,
@@ -60,12 +60,15 @@ def test_half_precision_is_for_parameters_alone(tmp_path):
     module.running_var.fill_(1e5)  # beyond float16
     ship(tmp_path / "full.safetensors", module)
     ship(tmp_path / "half.safetensors", module, is_half=True)
+    assert read_card(tmp_path / "half.safetensors")["parameters"] == "float16"
     state = read_weights(tmp_path / "half.safetensors")
     assert torch.equal(state["weight"], module.weight.half().float())
     assert torch.equal(state["running_var"], module.running_var)
     assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}
     sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("half", "full")]
     assert sizes[0] < sizes[1]
+    round_to_half(module)
+    assert torch.equal(state["weight"], module.weight)
 
 
 def test_a_module_may_choose_what_ships(tmp_path):

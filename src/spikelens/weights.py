@@ -33,7 +33,8 @@ def ship_weights(
         recipe: The command that made it.
         config: The run's configuration, of which what describes the module goes on the card.
         metrics: Name and value of what was measured on it.
-        is_half: Whether the parameters are stored as float16; buffers keep their precision.
+        is_half: Whether the parameters are stored as float16; buffers keep their precision. What
+            was measured should have been after `round_to_half`.
 
     Raises:
         ValueError: If the path has another suffix.
@@ -54,6 +55,7 @@ def ship_weights(
     card = {
         "recipe": recipe,
         "metrics": {name: round(float(value), 5) for name, value in sorted(metrics.items())},
+        "parameters": "float16" if is_half else "float32",
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
         "config": {
@@ -63,6 +65,13 @@ def ship_weights(
     }
     path.write_bytes(content)
     path.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
+
+
+def round_to_half(module: nn.Module) -> None:
+    """Round a module's parameters to what float16 can hold; they stay what they are in type."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(parameter.half())
 
 
 def weights_path(path: str | Path) -> Path:

@@ -147,7 +147,7 @@ def probe_neurons(
         activations=activations,
         natural_activations=natural_activations,
         natural_top=natural.images[best[:, : plan.num_top]],
-        realism=_realism(generator, stimuli, natural.images, device),
+        realism=_realism(objective, stimuli, natural.images),
         is_silent=((activations <= 0) & (natural_activations <= 0) & is_rate),
         classes=natural.classes,
         selectivity=measure(
@@ -198,12 +198,11 @@ def _best_again(objective: Objective, archive: Archive, num: int) -> tuple[Tenso
     return chosen, answers.activations.gather(1, best).squeeze(1)
 
 
-def _realism(
-    generator: Generator, stimuli: Tensor, natural: Tensor, device: torch.device
-) -> Tensor:
+def _realism(objective: Objective, stimuli: Tensor, natural: Tensor) -> Tensor:
     """Return the share of natural images that look no more natural than each stimulus, `(K,)`."""
+    judge, device = objective.generator.realism, objective.device
     of_stimuli, of_natural = (
-        torch.cat([generator.realism(unit_range(part).to(device)) for part in images.split(250)])
+        torch.cat([judge(unit_range(part).to(device)) for part in images.split(objective.chunk)])
         for images in (stimuli, natural)
     )
     share = (of_natural <= of_stimuli[:, None]).float().mean(1)

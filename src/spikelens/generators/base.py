@@ -85,8 +85,15 @@ def check_fit(generator: Generator, image_shape: tuple[int, ...]) -> None:
         image_shape: Shape `(C, H, W)` of the images the model takes.
 
     Raises:
-        ValueError: If the shapes differ.
+        ValueError: If the shapes differ, or the generator lacks a part of the protocol.
     """
+    parts = ("decode", "encode", "neighbours", "realism", "sample", "to")
+    missing = [name for name in parts if not callable(getattr(generator, name, None))]
+    if missing:
+        raise ValueError(
+            f"Argument `generator` must have the methods {', '.join(parts)}, but "
+            f"{type(generator).__name__} lacks {', '.join(missing)}."
+        )
     if tuple(generator.image_shape) != tuple(image_shape):
         raise ValueError(
             f"Argument `generator` must draw images like the data's, {tuple(image_shape)}, but "

@@ -89,7 +89,7 @@ class ExternalLatent(nn.Module):
 
     def sample(self, num_images: int, random: torch.Generator) -> Tensor:
         """Draw points int64 `(num_images, d)` from the prior."""
-        return sample_prior(self.prior, num_images, random)
+        return self.grid.sample(num_images, random)
 
     def neighbours(self, mode: int) -> Tensor:
         """Return `(n, n)`, rows sum to 1: the nearer two quantiles, the likelier."""
@@ -102,8 +102,8 @@ class ExternalLatent(nn.Module):
         """Put z `(N, d)` where the grid has points."""
         if self.grid.is_sphere:
             return self.grid.on_sphere(latent)
-        reach = float(self.grid.nodes[-1])
-        return latent.clamp(-reach, reach)
+        nodes = self.grid.nodes
+        return latent.clamp(nodes[0], nodes[-1])
 
     def _start(self, images: Tensor) -> Tensor:
         """Return z = 0 `(N, d)`, or on the sphere the point in whose direction 0 descends most."""

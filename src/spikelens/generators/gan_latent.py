@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from spikelens.arguments import require_integers
-from spikelens.generators.base import sample_prior
 from spikelens.generators.gaussian_grid import GaussianGrid
 from spikelens.models.sngan import SNGAN
 from spikelens.weights import load_trained
@@ -70,7 +69,7 @@ class GanLatent(nn.Module):
 
     def sample(self, num_images: int, random: torch.Generator) -> Tensor:
         """Draw points int64 `(num_images, d)` from the prior."""
-        return sample_prior(self.prior, num_images, random)
+        return self.grid.sample(num_images, random)
 
     def neighbours(self, mode: int) -> Tensor:
         """Return `(n, n)`, rows sum to 1: quantiles near the row's, itself excluded."""

@@ -56,6 +56,11 @@ class GaussianGrid(nn.Module):
         indices: Tensor = torch.bucketize(latent.contiguous(), self.edges)
         return indices
 
+    def sample(self, num_images: int, random: torch.Generator) -> Tensor:
+        """Draw multi-indices int64 `(num_images, d)`: uniform symbols are normal z."""
+        shape = num_images, self.z_size
+        return torch.randint(len(self.nodes), shape, generator=random, device=random.device)
+
     def on_sphere(self, latent: Tensor) -> Tensor:
         """Scale z `(N, d)` to the length sqrt(d)."""
         length = latent.norm(dim=1, keepdim=True).clamp_min(1e-12)

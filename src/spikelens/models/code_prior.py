@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from spikelens.arguments import require_integers
+
 # A code's neighbour is seen so many times more, spread as codes are in all.
 _PSEUDO_COUNT = 5.0
 
@@ -16,7 +18,10 @@ class CodePrior(nn.Module):
 
     Args:
         side: Side of the map.
-        num_codes: Number of codes n.
+        num_codes: Number of codes n; memory grows with its square.
+
+    Raises:
+        ValueError: If an argument is not positive.
     """
 
     place_counts: Tensor
@@ -25,6 +30,7 @@ class CodePrior(nn.Module):
 
     def __init__(self, side: int, num_codes: int) -> None:
         super().__init__()
+        require_integers(1, side=side, num_codes=num_codes)
         self.side, self.num_codes = side, num_codes
         self.register_buffer("place_counts", torch.zeros(side**2, num_codes))
         # (n, n): the row's code, and the one right of it, or below it.

@@ -129,7 +129,15 @@ class SNGAN(L.LightningModule):
         return out
 
     def drawn(self, images: Tensor, random: torch.Generator) -> dict[str, Tensor]:
-        """Draw as many images as `images` by the average and by the last step's weights."""
+        """Draw images `(N, C, H, W)` in [0, 1], by the average and by the last step's weights.
+
+        Args:
+            images: As many are drawn, `(N, C, H, W)`.
+            random: On the module's device.
+
+        Returns:
+            `sample` and `last_step_sample`, drawn from the same z.
+        """
         z = torch.randn(len(images), self.z_size, generator=random, device=random.device)
         z = z.to(self.device)
         return {"sample": self(z), "last_step_sample": 0.5 * (self.generator(z) + 1.0)}
@@ -158,9 +166,10 @@ class SNGAN(L.LightningModule):
 
     def _step_generator(self, optimizer: Any, num_images: int) -> None:
         # Toggled: gradients of the discriminator's weights would be computed for nothing.
-        with self.toggled_optimizer(optimizer), autocast(self.precision, self.device):
-            z = torch.randn(num_images, self.z_size, device=self.device)
-            loss = -self.discriminator(self.generator(z)).float().mean()
+        with self.toggled_optimizer(optimizer):
+            with autocast(self.precision, self.device):
+                z = torch.randn(num_images, self.z_size, device=self.device)
+                loss = -self.discriminator(self.generator(z)).float().mean()
             self._step(optimizer, loss)
         self.average.update_parameters(self.generator)
         self.log("train/generator_loss", loss, prog_bar=True)
@@ -185,6 +194,12 @@ class SNGAN(L.LightningModule):
         optimizers = [build(part.parameters()) for part in parts]
         if not self.is_decayed:
             return optimizers
+        if self.trainer.max_steps != -1:
+            raise ValueError(
+                "Argument `max_steps` must be -1 for an SN-GAN whose learning rate falls, as it "
+                f"counts the steps of three optimizers, but got {self.trainer.max_steps}: say "
+                "trainer.max_epochs."
+            )
         num_batches = self.trainer.estimated_stepping_batches
 
         def left(batch: int) -> float:
@@ -194,11 +209,11 @@ class SNGAN(L.LightningModule):
 
     def _score(self, stage: str, images: Tensor) -> None:
         error = F.mse_loss(self(self.encode(images)), images)
+        random = torch.Generator(self.device).manual_seed(0)  # the same z at each epoch
+        z = torch.randn(len(images), self.z_size, generator=random, device=self.device)
         values = {
             "score": self.score(images).mean(),
-            "score_sample": self.score(
-                self(torch.randn(len(images), self.z_size).to(images))
-            ).mean(),
+            "score_sample": self.score(self(z)).mean(),
             "encoder_relative_mse": error / images.var(dim=(0, 2, 3)).mean(),
         }
         self.log_dict({f"{stage}/{n}": v for n, v in values.items()}, batch_size=len(images))

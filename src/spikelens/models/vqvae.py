@@ -156,7 +156,15 @@ class VQVAE(L.LightningModule):
         return self._paint(vectors.permute(0, 3, 1, 2)).clamp(0.0, 1.0)
 
     def drawn(self, images: Tensor, random: torch.Generator) -> dict[str, Tensor]:
-        """Reconstruct images, and draw as many from the prior."""
+        """Reconstruct images `(N, C, H, W)` in [0, 1], and draw as many from the prior.
+
+        Args:
+            images: What is reconstructed.
+            random: On the module's device.
+
+        Returns:
+            `reconstruction` and `sample`, each `(N, C, H, W)` in [0, 1].
+        """
         sample = self.decode(self.prior.sample(len(images), random))
         return {"reconstruction": self(images), "sample": sample}
 
