@@ -1,5 +1,6 @@
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -96,7 +97,8 @@ def test_realism_by_hand(num_natural):
     images = levels.to(torch.uint8).view(-1, 1, 1, 1)
     stimuli = torch.tensor([0.0, 1.0, 2.0, 3.0, -1.0]).view(-1, 1, 1, 1) / 255.0
     shares = [(levels >= level).float().mean() for level in (0, 1, 2, 3, -1)]
-    found = _realism(Levels(), stimuli, images, torch.device("cpu"))
+    objective = SimpleNamespace(generator=Levels(), chunk=250, device=torch.device("cpu"))
+    found = _realism(objective, stimuli, images)
     torch.testing.assert_close(found, torch.stack(shares))
 
 

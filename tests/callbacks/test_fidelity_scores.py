@@ -101,7 +101,9 @@ def test_validation_scores_of_every_name(stripes, fit):
     trainer = fit(Painter(), stripes, [watch(chunk=7)])
     found = trainer.callback_metrics
     wanted = {
-        f"fidelity/{name}/{measure}_spikelens" for name in ("dark", "noise") for measure in MEASURES
+        f"fidelity/{name}/{measure}_spikelens"
+        for name in ("control", "dark", "noise")
+        for measure in MEASURES
     }
     assert {name for name in found if name.startswith("fidelity/")} == wanted
 
