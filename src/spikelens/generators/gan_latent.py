@@ -63,7 +63,11 @@ class GanLatent(nn.Module):
         return self.grid.to_indices(self._refined(latent, images))
 
     def realism(self, images: Tensor) -> Tensor:
-        """Return the discriminator's score of images `(N, C, H, W)` in [0, 1], `(N,)`."""
+        """Return the discriminator's score of images `(N, C, H, W)` in [0, 1], `(N,)`.
+
+        It has learned to tell real images from those that this generator draws, and tells nothing
+        of others: noise may score above both.
+        """
         with torch.no_grad():
             return self.sngan.score(images)
 
