@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.csv
 import pyarrow.parquet
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +20,7 @@ MEASURES = (
 )
 _COLUMNS = (
     ("neuron", "neuron"),
-    ("activation", "activation"),
+    ("activation", "found"),
     ("natural_activation", "natural"),
     ("ratio", "ratio"),
     ("realism", "realism"),
@@ -41,7 +42,7 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
 
 def rows_table(rows: Sequence[Row], title: str = "") -> Table:
     """Lay rows out for the terminal; a silent neuron says so instead of NaN."""
-    table = Table(title=title)
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for _, heading in _COLUMNS:
         table.add_column(heading, justify="left" if heading == "neuron" else "right")
     for row in rows:
