@@ -45,8 +45,10 @@ def load(names: str) -> dict[str, Generator]:
 
 
 def realism(judge: Generator, images: torch.Tensor, natural: torch.Tensor) -> float:
-    """Return the mean share of natural images that look no more natural to a judge."""
+    """Return the mean share of natural images that look no more natural to a judge; NaN if blind."""
     scores = judge.realism(images)
+    if scores.isnan().any():
+        return float("nan")
     return float((judge.realism(natural) <= scores[:, None]).float().mean())
 
 
