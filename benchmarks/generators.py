@@ -45,7 +45,7 @@ def load(names: str) -> dict[str, Generator]:
 
 
 def realism(judge: Generator, images: torch.Tensor, natural: torch.Tensor) -> float:
-    """Return the mean share of natural images that look no more natural to a judge; NaN if blind."""
+    """Return the mean share of natural images that look no more natural to a judge, or NaN."""
     scores = judge.realism(images)
     if scores.isnan().any():
         return float("nan")
