@@ -177,6 +177,7 @@ class _Adapter(FeatureExtractorBase):  # type: ignore[misc] # torch-fidelity has
         return "logits" if metric == "isc" else "features"
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the asked ones of features and logits for images uint8 `(N, 3, H, W)`."""
         (extractor,) = self._hidden
         images = images[:, : extractor.images.channels].to(extractor.device)
         features = extractor.features(unit_range(images))

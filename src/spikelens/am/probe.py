@@ -137,8 +137,7 @@ def probe_neurons(
         start = _starts(objective, natural.images, best[:, : plan.num_starts], previous)
         archive, result = _search(objective, optimizer, plan, start, count)
         indices, shown = _best_again(objective, archive, num_checked)
-    activations = shown.cpu()
-    natural_activations = answers.activations.amax(0).cpu()
+    activations, natural_activations = shown.cpu(), answers.activations.amax(0).cpu()
     is_rate = torch.tensor([neuron.ceiling for neuron in neurons]).isfinite()
     stimuli = torch.cat([generator.decode(i).float().cpu() for i in indices.split(64)])
     return Probe(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from spikelens.arguments import require_integers
-from spikelens.generators.gaussian_grid import GaussianGrid
+from spikelens.generators.gaussian_grid import GaussianGrid, OverGrid
 
 # Standard deviation of the orthonormal coefficient at frequency 1 (half a period over the image)
 # for each colour axis, over the square root of the number of pixels: measured on 2000 images of
@@ -17,7 +17,7 @@ _MEAN_FREQUENCY = 0.6  # at which 1/f gives the spread of the mean
 _GREY = 0.5
 
 
-class Cosines(nn.Module):
+class Cosines(OverGrid):
     """Mean grey plus the k x k lowest cosines of each colour axis (orthonormal DCT-II).
 
     Each coefficient is one mode: a Gaussian quantile times an amplitude that falls like 1/f, as in
@@ -50,7 +50,6 @@ class Cosines(nn.Module):
         num_nodes: int = 64,
         reach: float = 4.0,
     ) -> None:
-        super().__init__()
         if channels not in _AMPLITUDES:
             raise ValueError(f"Argument `channels` must be 1 or 3, but got {channels!r}.")
         height, width = _sides(image_size)
@@ -60,9 +59,8 @@ class Cosines(nn.Module):
                 "Argument `num_frequencies` must be at most the image's smaller side, "
                 f"{min(height, width)}, but got {num_frequencies}."
             )
+        super().__init__(GaussianGrid(channels * num_frequencies**2, num_nodes, reach))
         self.image_shape = (channels, height, width)
-        self.grid = GaussianGrid(channels * num_frequencies**2, num_nodes, reach)
-        self.mode_sizes, self.prior = self.grid.mode_sizes, self.grid.prior
         # From one frequency to the next all axes of one, so that their order alternates too.
         path = zigzag(num_frequencies)[:, None] + num_frequencies**2 * torch.arange(channels)
         path[1::2] = path[1::2].flip(1)
@@ -94,14 +92,6 @@ class Cosines(nn.Module):
     def realism(self, images: Tensor) -> Tensor:
         """Return NaN for each of the images `(N, C, H, W)`: it has learned from none."""
         return images.new_full((len(images),), torch.nan)
-
-    def sample(self, num_images: int, random: torch.Generator) -> Tensor:
-        """Draw points int64 `(num_images, d)` from the prior."""
-        return self.grid.sample(num_images, random)
-
-    def neighbours(self, mode: int) -> Tensor:
-        """Return `(n, n)`, rows sum to 1: the nearer two quantiles, the likelier."""
-        return self.grid.kernel
 
 
 def cosine_basis(num_frequencies: int, side: int) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from spikelens.arguments import require_integers
 from spikelens.generators.base import check_can_encode, no_encoder, sample_prior
-from spikelens.generators.gaussian_grid import GaussianGrid
+from spikelens.generators.gaussian_grid import GaussianGrid, OverGrid
 from spikelens.generators.image_module import ImageModule
 
 # Points drawn to see whether a network keeps its promises.
@@ -15,7 +15,7 @@ _NUM_TRIED = 4
 _RATE = 0.1  # first step width of the encoder, in standard deviations of z
 
 
-class ExternalLatent(nn.Module):
+class ExternalLatent(OverGrid):
     """A network z -> image over a grid of Gaussian quantiles: one mode a coordinate of z.
 
     Natural images are encoded by descending the squared error through the network, if it can be
@@ -47,11 +47,8 @@ class ExternalLatent(nn.Module):
         is_sphere: bool = False,
         num_encode_steps: int = 200,
     ) -> None:
-        super().__init__()
         require_integers(1, num_encode_steps=num_encode_steps)
-        self.grid = GaussianGrid(z_size, num_nodes, reach, is_sphere)
-        self.mode_sizes, self.order = self.grid.mode_sizes, self.grid.order
-        self.prior = self.grid.prior
+        super().__init__(GaussianGrid(z_size, num_nodes, reach, is_sphere))
         self.is_map, self.num_encode_steps = is_map, num_encode_steps
         latent = self.grid.to_latent(_some_points(self.mode_sizes))
         self.images = ImageModule(module, self._shaped(latent), value_range)
@@ -86,14 +83,6 @@ class ExternalLatent(nn.Module):
     def realism(self, images: Tensor) -> Tensor:
         """Return NaN for each image `(N, C, H, W)`: it cannot tell."""
         return torch.full((len(images),), torch.nan, device=images.device)
-
-    def sample(self, num_images: int, random: torch.Generator) -> Tensor:
-        """Draw points int64 `(num_images, d)` from the prior."""
-        return self.grid.sample(num_images, random)
-
-    def neighbours(self, mode: int) -> Tensor:
-        """Return `(n, n)`, rows sum to 1: the nearer two quantiles, the likelier."""
-        return self.grid.kernel
 
     def _shaped(self, latent: Tensor) -> Tensor:
         return latent[:, :, None, None] if self.is_map else latent

@@ -1,10 +1,10 @@
 """The latent of an SN-GAN as a grid of Gaussian quantiles."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spikelens.arguments import require_integers
-from spikelens.generators.gaussian_grid import GaussianGrid
+from spikelens.generators.gaussian_grid import GaussianGrid, OverGrid
 from spikelens.models.sngan import SNGAN
 from spikelens.weights import load_trained
 
@@ -12,7 +12,7 @@ _STEP = 0.1  # of Adam on z, in standard deviations of its prior
 _PRIOR = 1e-3  # weight of |z|^2 / d beside the squared error of a pixel
 
 
-class GanLatent(nn.Module):
+class GanLatent(OverGrid):
     """One mode a coordinate of z, one symbol a quantile of its prior.
 
     Args:
@@ -37,15 +37,12 @@ class GanLatent(nn.Module):
         is_sphere: bool = False,
         num_refinements: int = 20,
     ) -> None:
-        super().__init__()
         require_integers(0, num_refinements=num_refinements)
+        super().__init__(GaussianGrid(sngan.z_size, num_nodes, reach, is_sphere))
         self.num_refinements = num_refinements
         # The format in which convolutions run fastest: decoding is part of every evaluation.
         self.sngan = sngan.requires_grad_(False).eval().to(memory_format=torch.channels_last)
-        self.grid = GaussianGrid(sngan.z_size, num_nodes, reach, is_sphere)
         self.image_shape = sngan.images.image_shape
-        self.mode_sizes, self.order = self.grid.mode_sizes, self.grid.order
-        self.prior = self.grid.prior
 
     def decode(self, indices: Tensor) -> Tensor:
         """Draw images float32 `(N, C, H, W)` in [0, 1] from multi-indices int64 `(N, d)`."""
@@ -70,14 +67,6 @@ class GanLatent(nn.Module):
         """
         with torch.no_grad():
             return self.sngan.score(images)
-
-    def sample(self, num_images: int, random: torch.Generator) -> Tensor:
-        """Draw points int64 `(num_images, d)` from the prior."""
-        return self.grid.sample(num_images, random)
-
-    def neighbours(self, mode: int) -> Tensor:
-        """Return `(n, n)`, rows sum to 1: quantiles near the row's, itself excluded."""
-        return self.grid.kernel
 
     def _refined(self, latent: Tensor, images: Tensor) -> Tensor:
         latent = latent.detach().clone().requires_grad_()

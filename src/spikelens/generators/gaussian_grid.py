@@ -56,16 +56,34 @@ class GaussianGrid(nn.Module):
         indices: Tensor = torch.bucketize(latent.contiguous(), self.edges)
         return indices
 
-    def sample(self, num_images: int, random: torch.Generator) -> Tensor:
-        """Draw multi-indices int64 `(num_images, d)`: uniform symbols are normal z."""
-        shape = num_images, self.z_size
-        return torch.randint(len(self.nodes), shape, generator=random, device=random.device)
-
     def on_sphere(self, latent: Tensor) -> Tensor:
         """Scale z `(N, d)` to the length sqrt(d)."""
         length = latent.norm(dim=1, keepdim=True).clamp_min(1e-12)
         scaled: Tensor = latent * (self.z_size**0.5 / length)
         return scaled
+
+
+class OverGrid(nn.Module):
+    """What generators over a Gaussian grid share: all of `LatentSpace`.
+
+    Args:
+        grid: One mode a coordinate, one symbol a quantile.
+    """
+
+    def __init__(self, grid: GaussianGrid) -> None:
+        super().__init__()
+        self.grid = grid
+        self.mode_sizes, self.order, self.prior = grid.mode_sizes, grid.order, grid.prior
+
+    def sample(self, num_images: int, random: torch.Generator) -> Tensor:
+        """Draw points int64 `(num_images, d)`: uniform symbols are normal z."""
+        shape = num_images, len(self.mode_sizes)
+        num_nodes = len(self.grid.nodes)
+        return torch.randint(num_nodes, shape, generator=random, device=random.device)
+
+    def neighbours(self, mode: int) -> Tensor:
+        """Return `(n, n)`, rows sum to 1: the nearer two quantiles, the likelier; not itself."""
+        return self.grid.kernel
 
 
 def near_kernel(num_symbols: int, reach: float) -> Tensor:
