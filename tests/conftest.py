@@ -28,6 +28,9 @@ class Bars:
         near = torch.ones(num_symbols, num_symbols).fill_diagonal_(0)
         self._kernel = near / near.sum(1, keepdim=True)
 
+    def embed(self, indices: Tensor) -> Tensor:
+        return indices.float().unsqueeze(-1)
+
     def neighbours(self, mode: int) -> Tensor:
         return self._kernel
 

@@ -5,7 +5,7 @@ from spikelens.am.activations import Response
 from spikelens.am.archive import Archive
 from spikelens.am.optimizers.elite_tt import EliteTT
 from spikelens.am.optimizers.random import RandomSearch
-from spikelens.am.search import StopReason, maximize
+from spikelens.am.search import StopReason, search
 
 
 class Count:
@@ -26,7 +26,7 @@ def test_the_budget_is_spent_to_the_last_image(bars, budget, num_starts):
     objective, archive = Count(3), Archive(3, 16)
     start = torch.full((3, num_starts, 16), 4) if num_starts else None
     seen = []
-    result = maximize(
+    result = search(
         objective,
         RandomSearch(bars, archive, batch=10),
         archive,
@@ -46,7 +46,7 @@ def test_the_budget_is_spent_to_the_last_image(bars, budget, num_starts):
 def test_neurons_at_their_ceiling_ask_for_nothing_more(bars):
     objective, archive = Count(2), Archive(2, 16)
     start = torch.stack([torch.zeros(1, 16), torch.full((1, 16), 4)]).long()
-    result = maximize(objective, RandomSearch(bars, archive, batch=5), archive, 21, start)
+    result = search(objective, RandomSearch(bars, archive, batch=5), archive, 21, start)
     assert result.activations[0] == 1.0
     assert result.presentations.tolist() == [1, 21]
     assert result.stop is StopReason.BUDGET
@@ -55,7 +55,7 @@ def test_neurons_at_their_ceiling_ask_for_nothing_more(bars):
 def test_the_search_ends_when_all_are_at_their_ceiling(bars):
     objective, archive = Count(2), Archive(2, 16)
     start = torch.stack([torch.zeros(1, 16), torch.ones(1, 16)]).long()
-    result = maximize(objective, RandomSearch(bars, archive), archive, 1000, start)
+    result = search(objective, RandomSearch(bars, archive), archive, 1000, start)
     assert result.stop is StopReason.SATURATED
     assert objective.shown == 2
 
@@ -64,7 +64,7 @@ def test_a_ceiling_may_be_infinite(bars):
     objective, archive = Count(1), Archive(1, 16)
     start = torch.zeros(1, 1, 16).long()
     optimizer = RandomSearch(bars, archive, batch=5)
-    result = maximize(objective, optimizer, archive, 11, start, ceiling=torch.inf)
+    result = search(objective, optimizer, archive, 11, start, ceiling=torch.inf)
     assert result.presentations.tolist() == [11]
 
 
@@ -77,7 +77,7 @@ def test_failures_of_the_objective_are_passed_over(bars):
         return Response(*(values.masked_fill(broken, torch.nan) for values in response))
 
     archive = Archive(1, 16)
-    result = maximize(sometimes, EliteTT(bars, archive), archive, 300)
+    result = search(sometimes, EliteTT(bars, archive), archive, 300)
     assert result.activations.isfinite().all()
     assert (result.indices[:, 0] != 0).all()
     assert result.activations > 0.5
@@ -86,7 +86,7 @@ def test_failures_of_the_objective_are_passed_over(bars):
 def test_a_budget_must_be_positive(bars):
     archive = Archive(1, 16)
     with pytest.raises(ValueError, match="`budget` must be a positive integer, but got 0"):
-        maximize(Count(1), RandomSearch(bars, archive), archive, 0)
+        search(Count(1), RandomSearch(bars, archive), archive, 0)
 
 
 def test_alone_a_neuron_knows_only_its_own_images(bars):
@@ -94,16 +94,16 @@ def test_alone_a_neuron_knows_only_its_own_images(bars):
     # Neuron 1's start image is what neuron 0 wants: alone, neuron 0 never hears of it.
     start = torch.stack([torch.ones(1, 16), torch.zeros(1, 16)]).long()
     optimizer = RandomSearch(bars, archive)
-    result = maximize(Count(2), optimizer, archive, 1, start, is_pooled=False)
+    result = search(Count(2), optimizer, archive, 1, start, is_pooled=False)
     assert result.activations.tolist() == [0.0, 0.0]
     archive = Archive(2, 16)
-    result = maximize(Count(2), optimizer, archive, 1, start)
+    result = search(Count(2), optimizer, archive, 1, start)
     assert result.activations.tolist() == [1.0, 1.0]
 
 
 def test_alone_neurons_with_the_same_start_keep_it_each(bars):
     archive = Archive(3, 16)
     start = torch.ones(3, 1, 16).long()
-    result = maximize(Count(3), RandomSearch(bars, archive), archive, 1, start, is_pooled=False)
+    result = search(Count(3), RandomSearch(bars, archive), archive, 1, start, is_pooled=False)
     assert archive.best.tolist() == [0.0, 1.0, 0.0]
     assert result.presentations.tolist() == [1, 1, 1]

@@ -12,7 +12,7 @@ from spikelens.am.natural import NaturalImages
 from spikelens.am.neurons import Neuron, parse_neurons
 from spikelens.am.objective import Objective
 from spikelens.am.optimizers.base import Optimizer
-from spikelens.am.search import Progress, SearchResult, maximize
+from spikelens.am.search import Progress, SearchResult, search
 from spikelens.arguments import require_integers
 from spikelens.data.base import unit_range
 from spikelens.generators.base import Generator, check_can_encode, check_fit, check_points
@@ -173,7 +173,7 @@ def _search(
     # Few neurons propose few images a round: a chunk is not filled up beyond that.
     objective.chunk = min(chunk, len(neurons) * searcher.batch)
     objective.precision = plan.precision
-    result = maximize(
+    result = search(
         objective, searcher, archive, plan.budget, start, ceiling, plan.is_pooled, count.note
     )
     objective.chunk, objective.precision = chunk, "float32"

@@ -45,7 +45,7 @@ class SearchResult:
     seconds: float
 
 
-def maximize(
+def search(
     objective: Callable[[Tensor], Response],
     optimizer: Optimizer,
     archive: Archive,

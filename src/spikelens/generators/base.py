@@ -27,6 +27,12 @@ class LatentSpace(Protocol):
         Modes with the same kernel return the same tensor object.
         """
 
+    def embed(self, indices: Tensor) -> Tensor:
+        """Return what symbols stand for, float `(..., d, e)`, of multi-indices int64 `(..., d)`.
+
+        Points of which many symbols stand for nearly the same are near each other.
+        """
+
     def sample(self, num_images: int, random: torch.Generator) -> Tensor:
         """Draw points int64 `(num_images, d)` that look as natural as may be."""
 
@@ -87,7 +93,7 @@ def check_fit(generator: Generator, image_shape: tuple[int, ...]) -> None:
     Raises:
         ValueError: If the shapes differ, or the generator lacks a part of the protocol.
     """
-    parts = ("decode", "encode", "neighbours", "realism", "sample", "to")
+    parts = ("decode", "embed", "encode", "neighbours", "realism", "sample", "to")
     missing = [name for name in parts if not callable(getattr(generator, name, None))]
     if missing:
         raise ValueError(

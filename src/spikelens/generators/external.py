@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from spikelens.arguments import require_integers
 from spikelens.generators.base import check_can_encode, no_encoder, sample_prior
@@ -163,6 +164,10 @@ class ExternalCodes(nn.Module):
     def sample(self, num_images: int, random: torch.Generator) -> Tensor:
         """Draw points int64 `(num_images, d)` from the prior."""
         return sample_prior(self.prior, num_images, random)
+
+    def embed(self, indices: Tensor) -> Tensor:
+        """Return one-hot vectors `(..., d, n)`: any two symbols are as far from each other."""
+        return F.one_hot(indices, max(self.mode_sizes)).float()
 
     def neighbours(self, mode: int) -> Tensor:
         """Return `(n_j, n_j)`, rows sum to 1: all symbols but the row's own alike."""

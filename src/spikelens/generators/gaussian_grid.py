@@ -81,6 +81,10 @@ class OverGrid(nn.Module):
         num_nodes = len(self.grid.nodes)
         return torch.randint(num_nodes, shape, generator=random, device=random.device)
 
+    def embed(self, indices: Tensor) -> Tensor:
+        """Return the coordinates `(..., d, 1)` of multi-indices int64 `(..., d)`."""
+        return self.grid.nodes[indices].unsqueeze(-1)
+
     def neighbours(self, mode: int) -> Tensor:
         """Return `(n, n)`, rows sum to 1: the nearer two quantiles, the likelier; not itself."""
         return self.grid.kernel

@@ -39,6 +39,10 @@ class VQCodes(nn.Module):
         with torch.no_grad():
             return self.vqvae.encode(images)
 
+    def embed(self, indices: Tensor) -> Tensor:
+        """Return the codebook's vectors `(..., d, code_size)` of codes int64 `(..., d)`."""
+        return self.vqvae.codebook.vectors[indices]
+
     def realism(self, images: Tensor) -> Tensor:
         """Return the mean log probability of the codes of images `(N, C, H, W)`, `(N,)` in nats.
 

@@ -11,7 +11,7 @@ from spikelens.am.archive import Archive
 from spikelens.am.optimizers.elite_tt import EliteTT
 from spikelens.am.optimizers.protes import PRESETS, Protes
 from spikelens.am.optimizers.random import RandomSearch
-from spikelens.am.search import maximize
+from spikelens.am.search import search
 from spikelens.generators.base import sample_prior
 
 OPTIMIZERS = {
@@ -107,7 +107,7 @@ def test_any_grad_mode_will_do(build, grad):
     archive = Archive(1, 4)
     with grad():
         optimizer = build(space(3, 3, 3, 3), archive)
-        result = maximize(separable(4, 3, 1), optimizer, archive, 60)
+        result = search(separable(4, 3, 1), optimizer, archive, 60)
     assert result.activations > 0
 
 
@@ -126,7 +126,7 @@ def test_known_maxima_are_approached(build):
     # Uniform proposals match 8 * 1/4 of the symbols; the best of 400 about 6 of 8 (binomial tail
     # P(>= 6) = .004); every optimizer must do at least as well.
     archive = Archive(3, 8)
-    result = maximize(separable(8, 4, 3), build(space(*[4] * 8), archive), archive, 400)
+    result = search(separable(8, 4, 3), build(space(*[4] * 8), archive), archive, 400)
     assert (result.activations >= 0.6).all()
 
 

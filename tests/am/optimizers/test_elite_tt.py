@@ -7,7 +7,7 @@ from spikelens.am import tensor_train
 from spikelens.am.activations import Response
 from spikelens.am.archive import Archive
 from spikelens.am.optimizers.elite_tt import EliteTT
-from spikelens.am.search import maximize
+from spikelens.am.search import search
 
 
 def three_symbols(order=(0, 1, 2)):
@@ -123,7 +123,7 @@ def test_rates_follow_what_succeeds():
     archive = Archive(1, num_modes)
     optimizer = EliteTT(space, archive, mutations=16.0, learning_rate=0.3)
     before = float(optimizer.mutation)
-    maximize(objective, optimizer, archive, 600)
+    search(objective, optimizer, archive, 600)
     assert float(optimizer.mutation) < 0.5 * before
     assert optimizer.mix.sum() == pytest.approx(1.0)
     assert optimizer.mix.min() >= 0.01
