@@ -150,7 +150,7 @@ def test_wrong_settings_of_an_optimizer_show_before_any_work(tiny_network, optim
 
 def test_progress_counts_every_image_from_the_first_chunk_on(tiny_network, natural):
     seen = []
-    plan = SearchPlan(budget=6, num_starts=2, chunk=7)
+    plan = SearchPlan(budget=6, num_starts=2, chunk=7, precision="float32")
     probe_neurons(
         tiny_network,
         GENERATOR,
