@@ -95,7 +95,8 @@ def search(
         is_shown = is_active[:, None] & (torch.arange(asked.shape[1]) < left[:, None])  # (K, b)
         if not is_shown.any():
             break  # those with budget left are at their ceiling
-        answers = _show(objective, asked, is_shown, archive, is_pooled)
+        shown, answers, scores = _show(objective, asked, is_shown, archive, is_pooled)
+        optimizer.watch(*((shown[None], scores) if is_pooled else (asked, answers)))
         if start is None:
             optimizer.tell(answers)
         start = None
@@ -121,11 +122,12 @@ def _show(
     is_shown: Tensor,
     archive: Archive,
     is_pooled: bool,
-) -> Tensor:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Evaluate what is to be shown of `asked` `(K, b, d)` and archive it.
 
     Returns:
-        What each neuron answered to its own proposals, `(K, b)`; NaN for what was not shown.
+        The N points shown, `(N, d)`; what each neuron answered to its own proposals, `(K, b)`, NaN
+        for what was not shown; and what each answered to all points, `(K, N)`.
     """
     neurons, places = (index.to(asked.device) for index in is_shown.nonzero(as_tuple=True))
     shown = asked[neurons, places]
@@ -136,7 +138,7 @@ def _show(
         is_own = neurons[:, None] == torch.arange(len(asked), device=asked.device)  # (N, K)
         response = Response(*(values.where(is_own, torch.nan) for values in response))
     archive.add(shown, response)
-    return answers
+    return shown, answers, response.scores.T
 
 
 def _state(archive: Archive) -> Tensor:

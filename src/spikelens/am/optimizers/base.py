@@ -71,6 +71,15 @@ class Optimizer(ABC):
         self._is_waiting = False
         self._learn(scores.where(scores.isfinite(), -torch.inf))
 
+    def watch(self, points: Tensor, scores: Tensor) -> None:
+        """Take note of all that was shown, start images included; does nothing by default.
+
+        Args:
+            points: Multi-indices int64: each neuron's own, `(K, M, d)`, or in a pool `(1, M, d)`,
+                shown for all of them.
+            scores: What each neuron answered to them, `(K, M)`; NaN for what was not shown.
+        """
+
     @abstractmethod
     def _propose(self) -> Tensor:
         """Return the next multi-indices int64 `(K, b, d)`."""

@@ -1,0 +1,97 @@
+"""A linear model of scores in what symbols stand for: a tensor train of rank 2, fitted as one goes."""
+
+import torch
+from torch import Tensor
+
+from spikelens.generators.base import LatentSpace
+
+_NUM_FEATURES = 16  # of a symbol, at most: its embedding's first principal components
+
+
+class AdditiveModel:
+    """Ridge regression of K functions: `f(x) = c + sum_j <A_j, e(x_j)>`.
+
+    The features `e` of a symbol are the first principal components of what it stands for, so that
+    what is learned of one symbol holds for its look-alikes. The last `window` points count; fitting
+    is done in their dual, whose Gram matrix is kept up to date.
+
+    Args:
+        space: `embed` says what symbols stand for.
+        num_neurons: Number of functions K.
+        window: Points remembered, positive.
+        ridge: Penalty in units of the mean squared distance of a point from the points' mean,
+            positive.
+        device: Where it computes.
+
+    Source: Hoerl & Kennard, "Ridge regression", 1970; Saunders et al., "Ridge regression learning
+    algorithm in dual variables", 1998.
+    """
+
+    def __init__(
+        self,
+        space: LatentSpace,
+        num_neurons: int,
+        window: int = 400,
+        ridge: float = 0.3,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.window, self.ridge = window, ridge
+        self.features = symbol_features(space).to(device)  # (d, n, e)
+        self.num_seen = 0
+        self.scores = torch.zeros(num_neurons, window, device=device)
+        self.points = torch.zeros(0)  # (G, window, d * e)
+        self.gram = torch.zeros(0)  # (G, window, window)
+
+    def add(self, points: Tensor, scores: Tensor) -> None:
+        """Remember evaluated points, in place of the oldest ones.
+
+        Args:
+            points: Multi-indices int64 `(G, M, d)`: each function's own (G = K), or the same for
+                all of them (G = 1).
+            scores: `(K, M)`; what is not finite counts as the function's mean.
+        """
+        points, scores = points[:, -self.window :], scores[:, -self.window :]
+        modes = torch.arange(len(self.features), device=points.device)
+        rows = self.features[modes, points].flatten(2)  # (G, M, d * e)
+        if not len(self.points):
+            shape = len(rows), self.window
+            self.points = rows.new_zeros(*shape, rows.shape[2])
+            self.gram = rows.new_zeros(*shape, self.window)
+        places = (self.num_seen + torch.arange(rows.shape[1], device=rows.device)) % self.window
+        self.points[:, places] = rows
+        products = rows @ self.points.mT
+        self.gram[:, places], self.gram[:, :, places] = products, products.mT
+        self.scores[:, places] = scores.where(scores.isfinite(), torch.nan).float()
+        self.num_seen += rows.shape[1]
+
+    def table(self) -> Tensor:
+        """Return what each symbol adds to the score, `(K, d, n)`, up to a constant of each mode."""
+        num = min(self.num_seen, self.window)
+        scores = self.scores[:, :num]
+        scores = scores - scores.nanmean(1, keepdim=True)
+        scores = scores.nan_to_num(0.0)  # (K, M)
+        gram = self.gram[:, :num, :num]
+        mean = gram.mean(1, keepdim=True)
+        centred = gram - mean - mean.mT + mean.mean(2, keepdim=True)
+        penalty = self.ridge * centred.diagonal(dim1=1, dim2=2).mean(1)
+        centred.diagonal(dim1=1, dim2=2).add_(penalty.clamp_min(1e-6)[:, None])
+        targets = scores.T[None] if len(gram) == 1 else scores[..., None]  # (G, M, K or 1)
+        dual = torch.cholesky_solve(targets, torch.linalg.cholesky(centred))
+        dual = dual - dual.mean(1, keepdim=True)
+        slopes = dual.mT @ self.points[:, :num]  # (1, K, d * e) or (K, 1, d * e)
+        d, _, e = self.features.shape
+        slopes = slopes.reshape(-1, d, e)
+        return torch.einsum("kde,dne->kdn", slopes, self.features)
+
+
+def symbol_features(space: LatentSpace) -> Tensor:
+    """Return the first principal components of what symbols stand for, `(d, n, e)`."""
+    sizes = torch.tensor(space.mode_sizes)
+    symbols = torch.arange(int(sizes.max()))[:, None].minimum(sizes - 1)  # (n, d)
+    embedding = space.embed(symbols.to(space.prior[0].device)).float()  # (n, d, e)
+    embedding = embedding - embedding.mean(0)
+    if embedding.shape[2] > _NUM_FEATURES:
+        flat = embedding.flatten(0, 1)
+        _, vectors = torch.linalg.eigh(flat.T @ flat)
+        embedding = embedding @ vectors[:, -_NUM_FEATURES:]
+    return embedding.transpose(0, 1).contiguous()

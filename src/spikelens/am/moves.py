@@ -1,0 +1,98 @@
+"""How a symbol mutates: to a neighbour, to a draw from the prior, or to any symbol."""
+
+import torch
+from torch import Tensor
+
+from spikelens.generators.base import LatentSpace
+
+KINDS = ("neighbour", "prior", "uniform")
+
+
+class Moves:
+    """Distributions of a mutated symbol, and of the same ones tilted by a weight for each symbol.
+
+    Args:
+        space: Mode sizes, prior and neighbours of the latent.
+        device: Where it computes.
+    """
+
+    def __init__(self, space: LatentSpace, device: torch.device | str = "cpu") -> None:
+        sizes, largest = torch.tensor(space.mode_sizes), max(space.mode_sizes)
+        is_symbol = torch.arange(largest) < sizes[:, None]  # (d, n)
+        self.uniform = (is_symbol / sizes[:, None]).to(device)
+        self.prior = torch.zeros(len(sizes), largest, device=device)
+        for row, share in zip(self.prior, space.prior, strict=True):
+            row[: len(share)] = share
+        # Modes with the same kernel share one: (number of kernels, n, n), padded with zeros.
+        kernels = [space.neighbours(mode) for mode in range(len(sizes))]
+        distinct = list({id(kernel): kernel for kernel in kernels}.values())
+        number = {id(kernel): place for place, kernel in enumerate(distinct)}
+        self.kernel_of_mode = torch.tensor([number[id(k)] for k in kernels], device=device)
+        self.kernels = torch.zeros(len(distinct), largest, largest, device=device)
+        for place, kernel in enumerate(distinct):
+            self.kernels[place, : len(kernel), : len(kernel)] = kernel
+
+    def masses(self, tilts: Tensor, elites: Tensor) -> Tensor:
+        """Return the sum of each kind's tilted distribution, and the tilt of the symbol kept.
+
+        Args:
+            tilts: Weight of each symbol, `(K, d, n)`, positive.
+            elites: The symbols that would mutate, multi-indices int64 `(K, R, d)`.
+
+        Returns:
+            `(4, K, d, R)`: kept, neighbour, prior, uniform.
+        """
+        parents = elites.transpose(1, 2)  # (K, d, R)
+        kept, near = tilts.gather(2, parents), self._near(tilts).gather(2, parents)
+        others = [(tilts * shares).sum(2, keepdim=True) for shares in (self.prior, self.uniform)]
+        return torch.stack([kept, near, *(mass.expand_as(kept) for mass in others)])
+
+    def deviation(self, values: Tensor, elites: Tensor) -> Tensor:
+        """Return the standard deviation of symbols' values among elites' neighbours.
+
+        Args:
+            values: `(K, d, n)`.
+            elites: Multi-indices int64 `(K, R, d)`.
+
+        Returns:
+            `(K,)`, the root of the mean variance over modes and elites.
+        """
+        variance = self._near(values.square()) - self._near(values).square()
+        return variance.gather(2, elites.transpose(1, 2)).clamp_min(0.0).mean((1, 2)).sqrt()
+
+    def _near(self, values: Tensor) -> Tensor:
+        """Return the mean of values over each symbol's neighbours, `(K, d, n)`."""
+        if len(self.kernels) == 1:
+            return values @ self.kernels[0].T
+        means = torch.empty_like(values)
+        for number, kernel in enumerate(self.kernels):
+            modes = self.kernel_of_mode == number
+            means[:, modes] = values[:, modes] @ kernel.T
+        return means
+
+    def draw(
+        self,
+        kinds: Tensor,
+        parents: Tensor,
+        modes: Tensor,
+        tilts: Tensor,
+        random: torch.Generator,
+    ) -> Tensor:
+        """Draw mutated symbols from tilted distributions.
+
+        Args:
+            kinds: Place in `KINDS` of each mutation, int64 `(M,)`.
+            parents: Symbols that mutate, int64 `(M,)`.
+            modes: Their modes, int64 `(M,)`.
+            tilts: Weight of each symbol there, `(M, n)`, positive.
+            random: On the same device.
+
+        Returns:
+            int64 `(M,)`.
+        """
+        shares = torch.where(
+            (kinds == 0)[:, None],
+            self.kernels[self.kernel_of_mode[modes], parents],
+            torch.where((kinds == 1)[:, None], self.prior[modes], self.uniform[modes]),
+        )
+        return torch.multinomial(shares * tilts, 1, generator=random).squeeze(1)
