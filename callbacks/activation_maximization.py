@@ -1,5 +1,6 @@
 """Activation maximization at epoch ends, logged next to accuracy."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ class ActivationMaximizationCallback(L.Callback):
     the callback. Logs at accuracy's step, per layer (means over its probed neurons) and, with the
     prefix `am_neurons/` and the suffix `.<unit>` or `.<unit>.<readout>`, per neuron:
 
-    - `am/activation/<layer>`: of the optimal stimulus; mean spike rate in [0, 1].
+    - `am/activation/<layer>`: of the optimal stimulus; mean spike rate in [0, 1], or what else is
+      read out.
     - `am/ratio/<layer>`: the former / activation of the best natural image.
     - `am/realism/<layer>`: share of natural images that look no more natural to the generator than
       the stimulus, in [0, 1].
@@ -39,6 +41,8 @@ class ActivationMaximizationCallback(L.Callback):
     - pictures `am/<layer>` (stimuli beside natural images) and `am/filmstrip`.
 
     Neurons that are not read by their mean rate are averaged apart: `am/activation/<layer>.max`.
+    Populations are averaged as the layer `population`, and have their terms for a suffix: that of
+    `0.5*conv2:3+conv2:7` is `0.5_conv2.3_conv2.7`, as TensorBoard would write it.
     The pictures, and a table of all neurons and epochs, are saved under `folder` too.
 
     Args:
@@ -147,7 +151,8 @@ class ActivationMaximizationCallback(L.Callback):
 
 
 def _tag(*parts: str) -> str:
-    return "/".join(parts).replace(":", ".").replace("@", ".")
+    name = "/".join(parts).replace(":", ".").replace("@", ".")
+    return re.sub(r"[^-/\w.]", "_", name)  # what TensorBoard takes
 
 
 def _network(module: nn.Module) -> nn.Module:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import Bars
 
-from spikelens.am.neurons import Neuron
+from spikelens.am.neurons import Neuron, parse_neurons
 from spikelens.am.optimizers.random import RandomSearch
 from spikelens.am.probe import SearchPlan, probe_neurons
 from spikelens.tracking import History, Row, rows_of
@@ -64,6 +64,21 @@ def test_a_silent_neuron_has_no_class_and_no_ratio(probe):
     assert all(math.isnan(row.ratio) for row in rows)
     fields = dataclasses.asdict(rows[0])
     assert {type(value) for value in fields.values()} == {int, str, float, bool}
+
+
+def test_populations_go_through_a_history(tiny_network, natural):
+    names = ["conv1:0+0.5*fc1:3", "conv1:1@latency", "conv1:2@steps0-1", "-fc1:3@contrast"]
+    neurons = parse_neurons(names, {"conv1": 4, "fc1": 128})
+    plan = SearchPlan(budget=5, num_starts=2, num_elites=4)
+    probe = probe_neurons(tiny_network, Bars(side=8), neurons, natural, RandomSearch, plan)
+    history, twin = History(), History()
+    rows = history.append(probe, 0, None)
+    places = [("population", -1), ("conv1", 1), ("conv1", 2), ("population", -1)]
+    assert [(row.layer, row.unit) for row in rows] == places
+    twin.load_state_dict(through_a_file(history.state_dict()), neurons)
+    assert twin.names == names
+    with pytest.raises(ValueError, match="4 in all"):
+        twin.load_state_dict(history.state_dict(), neurons[::-1])
 
 
 def test_history_keeps_what_was_appended(probe, start):

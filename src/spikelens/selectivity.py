@@ -39,9 +39,9 @@ def measure(
         responses: `(N, K)`.
         labels: Class of each image, int64 `(N,)` in [0, num_classes).
         num_classes: Number of classes C; those without an image are left out.
-        is_rate: Whether a neuron's responses are spike rates, not negative, bool `(K,)`; None for
-            all. Index and sparseness of others, membrane potentials say, are NaN, and they are
-            never silent.
+        is_rate: Whether a neuron's responses are like spike rates, not negative, bool `(K,)`; None
+            for all. Index and sparseness of others, membrane potentials or contrasts say, are NaN,
+            and they are never silent.
 
     Returns:
         The measures of each neuron.

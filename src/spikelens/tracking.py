@@ -17,18 +17,20 @@ class Row:
 
     Attributes:
         epoch: Epoch, from 0; -1 for a checkpoint probed by itself.
-        layer: Layer name.
-        unit: Unit index.
+        layer: Layer name; `population` for a population.
+        unit: Unit index; -1 for a population.
         neuron: The neuron's full name.
-        activation: Activation of the optimal stimulus; a spike rate in [0, 1] unless the
-            membrane is read out.
+        activation: Activation of the optimal stimulus; in [0, 1] but for membranes, contrasts and
+            populations.
         natural_activation: Activation of the best natural image.
-        ratio: The former / the latter; NaN where the latter is 0.
+        ratio: The former / the latter; NaN where the latter is not positive.
         preferred: Name of the class that excites the neuron most; empty for a silent one.
-        class_selectivity: Class selectivity index in [0, 1]; NaN for a silent neuron.
+        class_selectivity: Class selectivity index in [0, 1]; NaN for a silent neuron, and where
+            activations may be negative.
         auroc: Of the preferred class against the rest; NaN for a silent neuron.
-        lifetime_sparseness: In [0, 1]; NaN for a silent neuron.
-        is_silent: Neither image nor stimulus made it spike.
+        lifetime_sparseness: In [0, 1]; NaN where `class_selectivity` is.
+        is_silent: Neither image nor stimulus made it spike; False where activations may be
+            negative.
         presentations: Images shown on its behalf.
         realism: Share of natural images that look no more natural to the generator than the
             stimulus, in [0, 1]; NaN where it cannot tell.

@@ -181,6 +181,52 @@ def test_a_membrane_has_a_preferred_class_but_no_rate_measures(tiny_network, nat
     assert probe.selectivity.lifetime_sparseness.isnan().all()
 
 
+def probe_names(names, network, natural, budget=4):
+    plan = SearchPlan(budget=budget, num_starts=2, precision="float32")
+    neurons = find_neurons(network, GENERATOR, names, (1, 8, 8), EliteTT)
+    return probe_neurons(network, GENERATOR, neurons, natural, EliteTT, plan)
+
+
+def test_only_what_tells_of_spikes_can_be_silent(tiny_network, natural):
+    with torch.no_grad():
+        tiny_network.conv1.synapse[1].bias.fill_(-100.0)  # none of the layer spikes
+    silent = ["conv1:2@latency", "conv1:2@steps1-2", "conv1:2+0.5*conv1:1@latency"]
+    other = ["conv1:2@contrast", "conv1:2-conv1:1", "-conv1:2", "conv1:1+conv1:2@membrane"]
+    probe = probe_names([*silent, *other], tiny_network, natural)
+    assert probe.is_silent.tolist() == [True] * 3 + [False] * 4
+    assert torch.equal(probe.selectivity.is_silent, probe.is_silent)
+    assert (probe.selectivity.preferred >= 0).tolist() == [False] * 3 + [True] * 4
+    assert (probe.activations[:-1] == 0).all()
+    assert probe.search.presentations[5] == 2  # nothing exceeds -0: the start was enough
+
+
+def test_activations_that_may_be_negative_have_no_rate_measures(tiny_network, natural):
+    names = ["conv1:1@latency", "conv1:1+conv1:2", "conv1:1-conv1:2", "conv1:1@contrast"]
+    with torch.no_grad():
+        tiny_network.conv1.synapse[1].bias.fill_(0.4)
+    probe = probe_names(names, tiny_network, natural, budget=30)
+    chosen = probe.selectivity
+    for measure in (chosen.class_selectivity, chosen.lifetime_sparseness):
+        assert measure.isnan().tolist() == [False, False, True, True]
+    assert (chosen.auroc >= 0.5).all()
+    assert not probe.is_silent.any()
+    known = probe.natural_activations > 0
+    torch.testing.assert_close(
+        probe.ratio[known], (probe.activations / probe.natural_activations)[known]
+    )
+    assert probe.ratio[~known].isnan().all()
+    with Recorder(tiny_network, probe.neurons) as recorder:
+        shown = recorder.respond(probe.stimuli).activations.diagonal()
+    torch.testing.assert_close(probe.activations, shown)
+
+
+def test_time_steps_are_checked_before_any_work(tiny_network):
+    with pytest.raises(
+        ValueError, match="from 0 to 3 in conv3, first before last, but got 'steps2-4'"
+    ):
+        find_neurons(tiny_network, GENERATOR, "conv3:*@steps2-4", (1, 8, 8), EliteTT)
+
+
 @pytest.mark.parametrize("name", ["budget", "num_elites", "num_top", "chunk", "num_starts", "seed"])
 def test_plans_are_checked(name):
     with pytest.raises(ValueError, match=f"`{name}` must be"):

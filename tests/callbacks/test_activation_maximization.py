@@ -110,6 +110,27 @@ def test_everything_is_logged_at_the_step_of_accuracy(stripes, build_model, fit,
     assert logged == pytest.approx([r["activation"] for r in rows if r["neuron"] == "conv1:1"])
 
 
+def test_tags_and_files_take_every_form_of_a_name(stripes, build_model, fit, tmp_path):
+    names = ["fc1:3@latency", "conv1:0@steps1-2", "conv1:1@contrast", "0.5*conv1:0+conv1:2-fc1:3"]
+    logger = TensorBoardLogger(tmp_path, name="tb")
+    callback = watch(names, folder=str(tmp_path / "panels"))
+    trainer = fit(build_model(), stripes, [callback], logger=logger, max_epochs=1)
+    events = EventAccumulator(logger.log_dir, size_guidance={"images": 0})
+    events.Reload()
+    own = ["fc1.3.latency", "conv1.0.steps1-2", "conv1.1.contrast", "0.5_conv1.0_conv1.2-fc1.3"]
+    means = ["fc1.latency", "conv1.steps1-2", "conv1.contrast", "population"]
+    for row, tag, mean in zip(callback.history.rows, own, means, strict=True):
+        for name in (f"am_neurons/activation/{tag}", f"am/activation/{mean}"):
+            assert name in trainer.callback_metrics  # under the name that TensorBoard shows
+            assert [event.value for event in events.Scalars(name)] == pytest.approx(
+                [row.activation]
+            )
+    assert {"am/population", "am/conv1", "am/fc1"} <= set(events.Tags()["images"])
+    assert (tmp_path / "panels" / "population_epoch000.png").is_file()
+    rows = pyarrow.parquet.read_table(tmp_path / "panels" / "neurons.parquet").to_pylist()
+    assert [row["neuron"] for row in rows] == names
+
+
 @pytest.mark.parametrize(("every", "epochs"), [(1, [0, 1, 2]), (2, [1]), (3, [2])])
 def test_every_n_epochs(stripes, build_model, fit, every, epochs):
     callback = watch("conv1:0", budget=3, every_n_epochs=every)

@@ -57,6 +57,10 @@ def test_count_stops_at_the_layer_and_gives_the_means_of_a_full_run(network, ima
         assert torch.equal(seen[until].membrane, whole[until].membrane)
         assert all(seen[name].spikes is not None for name in network.layer_names[:i])
         assert all(keeps(network))
+        with torch.no_grad():
+            network.count(images, until, keeps_spikes=True)
+        assert torch.equal(seen[until].spikes, whole[until].spikes)
+        assert torch.equal(seen[until].rate, whole[until].rate)
 
 
 def test_layers_behind_need_not_even_work(network, images):

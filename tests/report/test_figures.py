@@ -6,7 +6,7 @@ import torch
 from conftest import Bars
 from PIL import Image
 
-from spikelens.am.neurons import Neuron
+from spikelens.am.neurons import Neuron, Population, Term
 from spikelens.am.optimizers.random import RandomSearch
 from spikelens.am.probe import SearchPlan, probe_neurons
 from spikelens.report.figures import filmstrip, image_grid, layer_panel, to_tensor
@@ -150,6 +150,38 @@ def test_a_filmstrip_has_a_row_a_neuron_and_a_column_an_epoch(probe):
     assert corner_of(strip, CYAN, side) == (left + right, top + down)
     assert corner_of(strip, PINK, side) == (left + 2 * right, top + down)
     assert (to_tensor(strip) == flat((255, 255, 0), 1)).all(0).sum() == 0  # third natural image
+
+
+@pytest.mark.parametrize("num_terms", [2, 40])
+def test_long_names_stand_beside_the_strip_and_under_a_cell_only(tiny_network, natural, num_terms):
+    terms = [Term(0.25, Neuron("conv1", k % 4)) for k in range(num_terms)]
+    probe = probe_of(tiny_network, natural, [Neuron("conv1", 0), Population(tuple(terms))])
+    probe = dataclasses.replace(probe, stimuli=torch.zeros(2, 3, 2, 2))
+    probe.stimuli[1] = flat(RED) / 255
+    history = History()
+    history.append(probe, epoch=0, start=None)
+    strip = filmstrip(history, torch.zeros(2, 0, 3, 2, 2, dtype=torch.uint8), side=60)
+    left, top = corner_of(strip, RED, 60)  # whole: no name was written on it
+    assert 6 + 76 < left <= 6 + 190
+    assert top == 36 + 60 + 13 + 6
+    beside = to_tensor(strip)[:, top : top + 60, left - 6 : left]
+    assert (beside == 255).all()
+    panel = layer_panel(probe, "population", columns=1, side=40)
+    name = to_tensor(panel)[:, 23 + 40 : 23 + 40 + 13]  # the first line below the stimulus
+    assert (name < 255).any()
+    assert (name[:, :, 6 + 82 :] == 255).all()
+
+
+def test_a_negative_natural_activation_is_told(probe):
+    def caption(natural):
+        natural_activations = torch.full((4,), natural)
+        changed = dataclasses.replace(
+            probe, natural_activations=natural_activations, is_silent=torch.zeros(4).bool()
+        )
+        return to_tensor(layer_panel(changed, "fc1", columns=1, side=40))
+
+    assert not torch.equal(caption(-0.25), caption(0.0))  # "natural: none"
+    assert not torch.equal(caption(-0.25), caption(-0.5))
 
 
 def test_of_many_epochs_twelve_are_drawn(probe):

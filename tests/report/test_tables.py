@@ -59,6 +59,30 @@ def test_read_outs_are_averaged_apart():
     }
 
 
+def test_populations_are_averaged_apart_and_with_membranes_again():
+    names = ["0.5*fc1:1+2*fc1:3", "fc1:1-fc1:3@max", "fc1:1+2*fc1:3@membrane"]
+    rows = [
+        dataclasses.replace(LOUD, layer="population", unit=-1, neuron=name, activation=float(k))
+        for k, name in enumerate(names)
+    ]
+    means = layer_means([LOUD, *rows])
+    assert {name: mean["activation"] for name, mean in means.items()} == {
+        "conv1": 0.75,
+        "population": 0.5,
+        "population@membrane": 2.0,
+    }
+
+
+def test_a_long_name_is_told_whole():
+    name = "0.5*conv2:3@latency-0.25*conv2:7@steps0-3+fc1:101@membrane"
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(rows_table([dataclasses.replace(LOUD, neuron=name)]))
+    lines = capture.get().splitlines()
+    assert "".join(line.strip().split(" ")[0] for line in lines[3:]) == name
+    assert all(len(line.rstrip()) <= 80 for line in lines)
+
+
 def test_layer_means_are_over_the_neurons_that_have_a_value():
     mute = dataclasses.replace(MUTE, layer="conv1", neuron="conv1:3")
     soft = dataclasses.replace(SOFT, neuron="conv1:1")

@@ -1,7 +1,6 @@
 """Recording what neurons answer: hooks on spiking layers, one forward pass, all neurons at once."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -10,7 +9,9 @@ from snntorch._neurons.neurons import SpikingNeuron
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from spikelens.am.neurons import Neuron
+from spikelens.am.neurons import Neuron, Population, check_readout, single_neurons
+from spikelens.am.populations import PopulationSums
+from spikelens.am.readouts import Course, Record, read
 from spikelens.models.lif import LIF, Scan
 from spikelens.models.spiking_network import SpikingNetwork
 
@@ -22,7 +23,7 @@ class Response(NamedTuple):
     """How K neurons answered N images.
 
     Attributes:
-        activations: By each neuron's read-out, float32 `(N, K)`; spike rates in [0, 1].
+        activations: By each neuron's read-out, float32 `(N, K)`; see `Neuron`.
         scores: For ranking, `(N, K)`: the activation, ties broken by the membrane.
     """
 
@@ -58,10 +59,10 @@ def spiking_layers(network: nn.Module) -> dict[str, nn.Module]:
 
 
 class _Tally:
-    """Sums over time of one layer's spikes and membranes at the asked units."""
+    """Sums over time of one layer's spikes and membranes at the asked units; None for all."""
 
-    def __init__(self, units: Tensor | None) -> None:
-        self.units = units
+    def __init__(self, units: Tensor | None, readouts: Iterable[str] = ()) -> None:
+        self.units, self.course = units, Course(readouts)
         self.num_steps = 0
         self.num_sums = 1  # what the sums are divided by: a scanned layer gives means
         self.spikes: Tensor | None = None  # (N, units, ...)
@@ -73,12 +74,17 @@ class _Tally:
             if output.rate is not None and output.membrane is not None:
                 self.num_steps, self.num_sums = module.num_steps, 1  # type: ignore[assignment]
                 self.spikes, self.membrane = self._pick(output.rate), self._pick(output.membrane)
+            if self.course.is_needed:
+                for step in output.spikes:
+                    self.course.add(self._pick(step))
             return
         spikes = output[0] if isinstance(output, tuple) else output
         self.num_steps += 1
         self.num_sums = self.num_steps
         self.spikes = self._add(self.spikes, spikes)
         self.membrane = self._add(self.membrane, module.mem)  # type: ignore[arg-type]
+        if self.course.is_needed:
+            self.course.add(self._pick(spikes))
 
     def _add(self, total: Tensor | None, step: Tensor) -> Tensor:
         step = self._pick(step.detach())
@@ -87,15 +93,17 @@ class _Tally:
     def _pick(self, values: Tensor) -> Tensor:
         return values if self.units is None else values.index_select(1, self.units)
 
-    def means(self) -> tuple[Tensor, Tensor]:
+    def record(self) -> Record:
         if self.spikes is None or self.membrane is None:
             raise RuntimeError("A recorded layer did not take part in the forward pass.")
-        return self.spikes.float() / self.num_sums, self.membrane.float() / self.num_sums
+        rates, membranes = (x.float() / self.num_sums for x in (self.spikes, self.membrane))
+        return Record(rates, membranes, self.num_steps, self.course)
 
     def clear(self) -> None:
         """Forget what was seen, by a pass that failed midway too."""
         self.num_steps = 0
         self.spikes = self.membrane = None
+        self.course.clear()
 
 
 class Recorder:
@@ -113,29 +121,46 @@ class Recorder:
 
     def __init__(self, network: nn.Module, neurons: Sequence[Neuron]) -> None:
         self.network, self.neurons = network, list(neurons)
+        self._singles = single_neurons(self.neurons)
+        self._sums: PopulationSums | None = None
+        self._order: Tensor | None = None  # of the neurons among single ones, then populations
         self._tallies: dict[str, _Tally] = {}
-        # By layer and read-out: columns of the response, and rows of what the tally picks. On the
-        # device, so that reading makes the host wait for nothing.
+        # By layer and read-out: columns among the single neurons, and rows of what the tally picks.
+        # On the device, so that reading makes the host wait for nothing.
         self._places: dict[tuple[str, str], tuple[Tensor, ...]] = {}
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> "Recorder":
         known = spiking_layers(self.network)
         # All layers are looked up before the first hook is set: a wrong name leaves none behind.
-        asked = {neuron.layer: known[neuron.layer] for neuron in self.neurons}
+        asked = {neuron.layer: known[neuron.layer] for neuron in self._singles}
         layers = {name: layer for name, layer in known.items() if name in asked}  # in their order
         device = next(self.network.parameters()).device
         for name, layer in layers.items():
-            units = sorted({neuron.unit for neuron in self.neurons if neuron.layer == name})
-            self._tallies[name] = _Tally(torch.tensor(units, device=device))
-            for readout in {n.readout for n in self.neurons if n.layer == name}:
-                columns = [
-                    k for k, n in enumerate(self.neurons) if (n.layer, n.readout) == (name, readout)
-                ]
-                rows = [units.index(self.neurons[k].unit) for k in columns]
-                self._places[name, readout] = tuple(torch.tensor([columns, rows], device=device))
+            self._tallies[name] = self._tally(name, device)
             self._handles.append(layer.register_forward_hook(self._tallies[name].hook))
+        whole = [one for one in dict.fromkeys(self.neurons) if isinstance(one, Population)]
+        if whole:
+            self._sums = PopulationSums(whole, self._singles, device)
+        if self.neurons != self._singles:
+            place = {neuron: k for k, neuron in enumerate([*self._singles, *whole])}
+            self._order = torch.tensor([place[neuron] for neuron in self.neurons], device=device)
         return self
+
+    def _tally(self, layer: str, device: torch.device) -> _Tally:
+        """Count what is asked of a layer, and note where it is found."""
+        columns_by_readout: dict[str, list[int]] = {}
+        for column, neuron in enumerate(self._singles):
+            if neuron.layer == layer:
+                columns_by_readout.setdefault(neuron.readout, []).append(column)
+        units = sorted({neuron.unit for neuron in self._singles if neuron.layer == layer})
+        is_whole = "contrast" in columns_by_readout  # which is with all the layer's units
+        for readout, columns in columns_by_readout.items():
+            chosen = [self._singles[column].unit for column in columns]
+            rows = chosen if is_whole else [units.index(unit) for unit in chosen]
+            self._places[layer, readout] = tuple(torch.tensor([columns, rows], device=device))
+        picked = None if is_whole else torch.tensor(units, device=device)
+        return _Tally(picked, columns_by_readout)
 
     def __exit__(
         self,
@@ -160,22 +185,39 @@ class Recorder:
                 tally.clear()
             _rest(self.network)
             if isinstance(self.network, SpikingNetwork):
-                self.network.count(images, until=next(reversed(self._tallies)))
+                name, tally = next(reversed(self._tallies.items()))
+                self.network.count(images, until=name, keeps_spikes=tally.course.is_needed)
             else:
                 self.network(images)
             return self._read(images)
 
     def _read(self, images: Tensor) -> Response:
-        shape = len(images), len(self.neurons)
-        activations = torch.empty(shape, device=images.device)
-        scores = torch.empty_like(activations)
+        shape = len(images), len(self._singles)
+        activations, scores, levels = (torch.empty(shape, device=images.device) for _ in range(3))
+        resolutions: dict[tuple[str, str], int] = {}
+        records = {layer: tally.record() for layer, tally in self._tallies.items()}
         for (layer, readout), (columns, rows) in self._places.items():
-            tally = self._tallies[layer]
-            rates, membranes = (means.index_select(1, rows) for means in tally.means())
-            read, score = _reduce(rates, membranes, readout, tally.num_steps)
-            activations.index_copy_(1, columns, read)
-            scores.index_copy_(1, columns, score)
-        return Response(activations, scores)
+            record = records[layer]
+            check_readout(readout, layer, record.rates.shape[1], record.num_steps)
+            reading = read(record, readout, rows)
+            activations.index_copy_(1, columns, reading.activations)
+            scores.index_copy_(1, columns, reading.scores)
+            levels.index_copy_(1, columns, reading.levels)
+            resolutions[layer, readout] = reading.resolution
+        of_each = [resolutions[single.layer, single.readout] for single in self._singles]
+        return self._as_asked(activations, scores, levels, of_each)
+
+    def _as_asked(
+        self, activations: Tensor, scores: Tensor, levels: Tensor, resolutions: Sequence[int]
+    ) -> Response:
+        """Put the single neurons' columns, and the sums of populations, in the order asked for."""
+        found = [activations, scores]
+        if self._sums is not None:
+            sums = self._sums(activations, levels, resolutions)
+            found = [torch.cat(both, 1) for both in zip(found, sums, strict=True)]
+        if self._order is not None:
+            found = [values.index_select(1, self._order) for values in found]
+        return Response(*found)
 
 
 def layer_shapes(
@@ -187,8 +229,19 @@ def layer_shapes(
         network: See `spiking_layers`; left in the mode it was in.
         image_shape: `(C, H, W)`.
     """
-    tallies = {name: _Tally(None) for name in spiking_layers(network)}
+    records = _of_a_blank_image(network, image_shape)
+    return {name: tuple(record.rates.shape[1:]) for name, record in records.items()}
+
+
+def layer_steps(network: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
+    """Return the number of time steps that each spiking layer takes; see `layer_shapes`."""
+    records = _of_a_blank_image(network, image_shape)
+    return {name: record.num_steps for name, record in records.items()}
+
+
+def _of_a_blank_image(network: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, Record]:
     layers = spiking_layers(network)
+    tallies = {name: _Tally(None) for name in layers}
     handles = [layers[name].register_forward_hook(tally.hook) for name, tally in tallies.items()]
     modes = {module: module.training for module in network.modules()}
     try:
@@ -202,7 +255,7 @@ def layer_shapes(
         for module, mode in modes.items():
             module.training = mode
         _rest(network)
-    return {name: tuple(tally.means()[0].shape[1:]) for name, tally in tallies.items()}
+    return {name: tally.record() for name, tally in tallies.items()}
 
 
 def _rest(network: nn.Module) -> None:
@@ -213,28 +266,3 @@ def _rest(network: nn.Module) -> None:
                 value = getattr(module, state, None)
                 if isinstance(value, Tensor):  # an empty one is made anew in the input's shape
                     setattr(module, state, torch.zeros(0, device=value.device))
-
-
-def _reduce(
-    rates: Tensor, membranes: Tensor, readout: str, num_steps: int
-) -> tuple[Tensor, Tensor]:
-    """Reduce maps `(N, k, ...)` to activations and scores `(N, k)`."""
-    if rates.dim() == 2:
-        rates, membranes = rates.unsqueeze(2), membranes.unsqueeze(2)
-    sides = rates.shape[2:]
-    rates, membranes = rates.flatten(2), membranes.flatten(2)
-    level = membranes.mean(2)
-    if readout == "membrane":
-        return level, level
-    resolution = num_steps
-    if readout == "mean":
-        resolution *= rates.shape[2]
-        activation = rates.mean(2)
-    elif readout == "max":
-        activation = rates.amax(2)
-    else:
-        centre = int(torch.arange(rates.shape[2]).view(sides)[tuple(side // 2 for side in sides)])
-        activation, level = rates[:, :, centre], membranes[:, :, centre]
-    # Rates are multiples of 1 / resolution; half of that, scaled by the membrane squashed into
-    # (0, 1), orders equal rates and never overturns unequal ones.
-    return activation, activation + (0.5 + level.atan() / math.pi) * 0.5 / resolution

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from spikelens.am.activations import Recorder, Response, layer_shapes
+from spikelens.am.activations import Recorder, Response, layer_shapes, layer_steps
 from spikelens.am.archive import Archive
 from spikelens.am.natural import NaturalImages
 from spikelens.am.neurons import Neuron, parse_neurons
@@ -71,7 +71,8 @@ class Probe:
         realism: Share of the natural images that look no more natural to the generator than the
             stimulus, `(K,)` in [0, 1]; NaN where the generator cannot tell.
         is_silent: Neither a natural image nor the stimulus made the neuron spike, bool `(K,)`;
-            False where the membrane is read out, which tells nothing of spikes.
+            False where activations may be negative, and tell nothing of spikes (a membrane, a
+            contrast, a population with such a neuron or a negative weight).
         classes: Name of each class of the natural images.
         selectivity: On the natural images.
         elites: Best multi-indices, int64 `(K, R, d)`: where a later search may start.
@@ -138,7 +139,7 @@ def probe_neurons(
         archive, result = _search(objective, optimizer, plan, start, count)
         indices, shown = _best_again(objective, archive, num_checked)
     activations, natural_activations = shown.cpu(), answers.activations.amax(0).cpu()
-    is_rate = torch.tensor([neuron.ceiling for neuron in neurons]).isfinite()
+    is_rate = torch.tensor([neuron.is_rate for neuron in neurons])
     stimuli = torch.cat([generator.decode(i).float().cpu() for i in indices.split(64)])
     return Probe(
         neurons=tuple(neurons),
@@ -242,7 +243,7 @@ def find_neurons(
             f"Argument `optimizer` must have only settings it knows, but {error}."
         ) from error
     num_units = {name: shape[0] for name, shape in layer_shapes(network, image_shape).items()}
-    return parse_neurons(names, num_units)
+    return parse_neurons(names, num_units, layer_steps(network, image_shape))
 
 
 class _Count:

@@ -64,16 +64,17 @@ class SpikingNetwork(nn.Module, ABC):
             spikes = scan.spikes
         return spikes.float()
 
-    def count(self, images: Tensor, until: str) -> None:
+    def count(self, images: Tensor, until: str, keeps_spikes: bool = False) -> None:
         """Run as far as a layer, for hooks that read means: its own spikes are not written.
 
         Args:
             images: `(N, C, H, W)` in [0, 1].
             until: Name of the last layer to run.
+            keeps_spikes: Whether its spikes are written after all.
         """
         last = self.get_submodule(until)
         assert isinstance(last, LIF)
-        last.keeps_spikes = False
+        last.keeps_spikes = keeps_spikes
         try:
             next(scan for name, scan in self.run(images) if name == until)
         finally:

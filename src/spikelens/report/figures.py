@@ -15,6 +15,7 @@ _GAP = 6
 _LINE = 13  # pixels of one line of caption
 _FONT_SIZE = 11
 _MOST_EPOCHS = 12
+_LEAST_MARGIN, _MOST_MARGIN = 76, 190
 
 
 def layer_panel(probe: Probe, layer: str, columns: int = 4, side: int = 96) -> Image.Image:
@@ -28,7 +29,7 @@ def layer_panel(probe: Probe, layer: str, columns: int = 4, side: int = 96) -> I
 
     Returns:
         The panel. A caption gives the neuron, the stimulus' activation and its ratio to the best
-        natural image.
+        natural image, or that image's own activation where it is negative.
     """
     chosen = [k for k, neuron in enumerate(probe.neurons) if neuron.layer == layer]
     cell = (2 * side + 2, side + 2 * _LINE)
@@ -40,7 +41,7 @@ def layer_panel(probe: Probe, layer: str, columns: int = 4, side: int = 96) -> I
         for rank, natural in enumerate(probe.natural_top[k, :4]):
             half = side // 2
             page.paste(natural, x + side + 2 + rank % 2 * half, y + rank // 2 * half, half)
-        page.write(x, y + side, str(probe.neurons[k]), _INK)
+        page.write(x, y + side, page.cut(str(probe.neurons[k]), cell[0]), _INK)
         page.write(x, y + side + _LINE, _caption(probe, k), _FAINT)
     return page.image
 
@@ -66,14 +67,15 @@ def filmstrip(history: History, natural: Tensor, side: int = 64) -> Image.Image:
     columns, cell = len(probes) + natural.shape[1], (side, side + _LINE)
     blocks = max(1, math.isqrt(len(names) * (cell[1] + _GAP) // (columns * (side + _GAP))))
     rows = -(-len(names) // blocks)
-    page = _Page(columns, rows, cell, margin=76, header=_LINE, blocks=blocks)
+    margin = _margin(names)
+    page = _Page(columns, rows, cell, margin, header=_LINE, blocks=blocks)
     page.title("optimal stimulus by epoch, then the best natural images of the last epoch")
     headings = [f"epoch {history.epochs[probe]}" for probe in probes]
     headings += ["natural"] * natural.shape[1]
     for k, name in enumerate(names):
         block, row = divmod(k, rows)
         x, y = page.corner(0, row, block)
-        page.write(x - 76, y + side // 2 - _LINE // 2, name, _INK)
+        page.write(x - margin, y + side // 2 - _LINE // 2, page.cut(name, margin - _GAP), _INK)
         for column, heading in enumerate(headings):
             x, y = page.corner(column, row, block)
             if row == 0:
@@ -106,8 +108,16 @@ def _caption(probe: Probe, k: int) -> str:
     if probe.is_silent[k]:
         return "silent"
     ratio = probe.ratio[k]
-    times = "natural: none" if ratio.isnan() else f"{ratio:.2f} x natural"
-    return f"{probe.activations[k]:.3f}   {times}"
+    natural = probe.natural_activations[k]
+    alone = f"natural: {natural:.3f}" if natural < 0 else "natural: none"
+    return f"{probe.activations[k]:.3f}   {alone if ratio.isnan() else f'{ratio:.2f} x natural'}"
+
+
+def _margin(names: Sequence[str]) -> int:
+    """Return the pixels that names take beside a strip, within reason."""
+    font = ImageFont.load_default(_FONT_SIZE)
+    widest = max((math.ceil(font.getlength(name)) for name in names), default=0)
+    return min(max(_LEAST_MARGIN, widest + _GAP), _MOST_MARGIN)
 
 
 class _Page:
@@ -141,6 +151,14 @@ class _Page:
 
     def write(self, x: int, y: int, text: str, colour: tuple[int, int, int]) -> None:
         self._draw.text((x, y), text, fill=colour, font=self._font)
+
+    def cut(self, text: str, width: int) -> str:
+        """Shorten a text to some pixels."""
+        short = text
+        while short and self._font.getlength(text) > width:
+            short = short[:-1]
+            text = f"{short}…"
+        return text
 
     def paste(self, pixels: Tensor, x: int, y: int, side: int) -> None:
         if pixels.dtype != torch.uint8:

@@ -9,6 +9,7 @@ import pyarrow
 import pyarrow.csv
 import pyarrow.parquet
 from rich import box
+from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -44,7 +45,8 @@ def rows_table(rows: Sequence[Row], title: str = "") -> Table:
     """Lay rows out for the terminal; a silent neuron says so instead of NaN."""
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for _, heading in _COLUMNS:
-        table.add_column(heading, justify="left" if heading == "neuron" else "right")
+        side: JustifyMethod = "left" if heading == "neuron" else "right"
+        table.add_column(heading, justify=side, overflow="fold")  # a long sum is told whole
     for row in rows:
         values = asdict(row)
         # Class names are the user's: Text keeps rich from reading markup in them.
@@ -63,7 +65,8 @@ def layer_means(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
 
     Returns:
         For each layer, or layer and read-out such as `conv2@max`, the mean of each of `MEASURES`
-        over the neurons that have one (NaN if none has), and `fraction_silent`.
+        over the neurons that have one (NaN if none has), and `fraction_silent`. Populations are a
+        layer of their own, `population`, or `population@membrane` where a membrane takes part.
     """
     layers: dict[str, dict[str, float]] = {}
     for layer in dict.fromkeys(_group(row) for row in rows):
@@ -75,6 +78,8 @@ def layer_means(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
 
 def _group(row: Row) -> str:
     """Return what a neuron is averaged with: rates and membranes do not mix."""
+    if row.unit < 0:  # a population
+        return f"{row.layer}@membrane" if "@membrane" in row.neuron else row.layer
     return row.neuron.replace(f":{row.unit}", "")
 
 
