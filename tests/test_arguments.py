@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
+import torch
 
-from spikelens.arguments import require_fractions, require_integers
+from spikelens.arguments import require_fractions, require_integers, to_tensor
 
 
 def test_values_in_range_pass():
@@ -27,3 +29,14 @@ def test_other_integers_are_refused(least, value, message):
 def test_other_fractions_are_refused(value):
     with pytest.raises(ValueError, match="Argument `part` must lie between 0 and 1, but got"):
         require_fractions(part=value)
+
+
+def test_numbers_in_any_form_become_a_tensor():
+    tensor = torch.ones(2)
+    assert to_tensor(tensor) is tensor
+    array = np.arange(2)
+    array.setflags(write=False)
+    assert to_tensor(array).tolist() == [0, 1]
+    assert to_tensor([[0.5], [1]]).dtype == torch.float64
+    with pytest.raises(TypeError, match="str"):
+        to_tensor("high")

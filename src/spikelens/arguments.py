@@ -1,4 +1,10 @@
-"""Checks of constructor arguments, with one wording for all."""
+"""Checks of arguments, with one wording for all."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 
 def require_integers(least: int, **values: object) -> None:
@@ -29,3 +35,17 @@ def require_fractions(**values: float) -> None:
     for name, value in values.items():
         if not 0.0 < value < 1.0:
             raise ValueError(f"Argument `{name}` must lie between 0 and 1, but got {value!r}.")
+
+
+def to_tensor(values: Any) -> Tensor:
+    """Return what a caller holds in a tensor, an array or nested lists as a tensor.
+
+    Args:
+        values: Numbers; a tensor is returned as it is, anything else is copied.
+
+    Raises:
+        TypeError: If they are no numbers.
+        ValueError: If they are ragged.
+    """
+    # Not `torch.as_tensor`, which warns of arrays that cannot be written to.
+    return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))

@@ -69,6 +69,7 @@ class Optimizer(ABC):
                 f"{tuple(scores.shape)}."
             )
         self._is_waiting = False
+        scores = scores.to(self.archive.scores)  # what overflows in its type is not finite either
         self._learn(scores.where(scores.isfinite(), -torch.inf))
 
     def watch(self, points: Tensor, scores: Tensor) -> None:

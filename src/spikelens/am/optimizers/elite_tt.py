@@ -149,7 +149,7 @@ class EliteTT(Optimizer):
         gain = own - self._bar.clamp_min(own.where(own.isfinite(), torch.inf).amin(1))[:, None]
         gain = gain.where(gain.isfinite(), 0.0).clamp_min(0.0)
         total = gain.sum(1)
-        weights = gain / total.clamp_min(1e-30)[:, None]  # (K, b)
+        weights = (gain / total.clamp_min(1e-30)[:, None]).float()  # (K, b)
         pace = self.learning_rate * (total > 0)
         self.switch = _move(self.switch, self._switches, weights, pace)
         self.mutation = _move(self.mutation, self._mutations, weights, pace)

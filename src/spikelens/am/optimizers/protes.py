@@ -163,7 +163,8 @@ class Protes(Optimizer):
 
     def _propose(self) -> Tensor:
         self._sampled = self.train.sample(self.batch)
-        return dequantise(self._sampled, self.num_bits) if self.num_bits else self._sampled
+        # A copy: what the caller does to it must not change what is learned.
+        return dequantise(self._sampled, self.num_bits) if self.num_bits else self._sampled.clone()
 
     def _learn(self, own: Tensor) -> None:
         best = own.topk(min(self.num_top, self.batch), 1)
