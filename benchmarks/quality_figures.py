@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 
 from benchmarks.quality_methods import CHAMPION, METHODS
-from benchmarks.quality_statistics import Grid, mean_interval, win_rate
+from benchmarks.quality_statistics import FIRST, Grid, mean_interval, win_rate
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -53,7 +53,8 @@ def _save(figure: Any, path: Path) -> None:
 def _curves(grid: Grid, methods: Sequence[str], budgets: Sequence[int]) -> Any:
     """Draw mean shares over images shown; bars at the budgets are 95 % intervals."""
     figure, axes = pyplot.subplots(figsize=(_WIDTH + 2.5, 5.5), layout="constrained")
-    counts = np.unique(np.geomspace(10, max(budgets), _POINTS).round().astype(int))
+    evenly = np.geomspace(min(FIRST, *budgets), max(budgets), _POINTS).round().astype(int)
+    counts = np.union1d(evenly, budgets)
     ordered = sorted(methods, key=lambda name: -grid.shares(name, max(budgets)).mean())
     for place, method in enumerate(ordered):
         style = _style(method, list(METHODS).index(method))
@@ -66,7 +67,8 @@ def _curves(grid: Grid, methods: Sequence[str], budgets: Sequence[int]) -> Any:
         places = [budget * shift for budget in budgets]
         axes.vlines(places, lows, highs, color=style["color"], linewidth=1.2, alpha=0.7)
     axes.set_xscale("log")
-    axes.set_xticks(budgets, [str(budget) for budget in budgets])
+    ticks = [tick for tick in (10, 30) if tick < min(budgets)] + list(budgets)
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("images shown for a neuron")
     axes.set_ylabel("best activation / best known")
@@ -108,7 +110,8 @@ def _win_rates(grids: Sequence[Grid], budgets: Sequence[int]) -> Any:
             axes.barh(place, 100 * rate, color="#56B4E9" if rate >= 0.5 else "#E69F00")
             axes.hlines(place, 100 * low, 100 * high, color="black", linewidth=1.4)
         axes.axvline(50, color="black", linewidth=0.8, linestyle="--")
-        axes.set_xlim(0, 100)
+        axes.set_xlim(-2, 102)
+        axes.set_xticks([0, 50, 100])
         axes.set_title(f"{budget} images", fontsize=10)
     panels[0, 0].set_yticks(range(len(others)), others, fontsize=9)
     panels[0, 0].invert_yaxis()

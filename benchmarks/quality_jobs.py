@@ -3,8 +3,8 @@
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from benchmarks.ingredients import (
@@ -72,10 +72,11 @@ class Jobs:
 
     def all(self) -> list[Job]:
         """Load networks and generators, draw neurons, and list the jobs."""
-        return [job for path in self.args.nets.split(",") for job in self._of_net(path)]
+        names = names_of(self.args.nets.split(","))
+        return [job for path, name in names.items() for job in self._of_net(path, name)]
 
-    def _of_net(self, path: str) -> Iterator[Job]:
-        trained = load_trained(path, self.args.natural, self.args.device)
+    def _of_net(self, path: str, net: str) -> Iterator[Job]:
+        trained = replace(load_trained(path, self.args.natural, self.args.device), name=net)
         cast: dict[str, Drawn] | None = None
         for given in self.args.generators.split(","):
             name, _, place = given.partition("=")
@@ -133,6 +134,15 @@ class Jobs:
 
     def _note(self, what: str, why: str) -> None:
         self.notes.append(f"- not run: {what}: {why}")
+
+
+def names_of(paths: Sequence[str]) -> dict[str, str]:
+    """Name networks by their files, and where two files have one name by their whole paths."""
+    stems = [Path(path).stem for path in paths]
+    return {
+        path: stem if stems.count(stem) == 1 else path.replace("/", "-")
+        for path, stem in zip(paths, stems, strict=True)
+    }
 
 
 def key_of(method: Method, seed: int, drawn: Drawn, plan: Plan, digests: dict[str, str]) -> str:
