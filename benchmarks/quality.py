@@ -10,8 +10,9 @@ methods of `quality_methods.METHODS` get the same neurons, budget and batch, and
 start somewhere the same natural images. A generator given without a path is the shipped one of
 the network's data set. Raw results go to --out as Parquet, a file for each network, generator,
 layer, method and seed; a file's name holds a digest of all settings and of the method's module, so
-that a command given again runs what is missing and nothing else. Tables in Markdown are printed
-and saved there, figures beside them.
+that a command given again runs what is missing and nothing else; --shard 1/2 and --shard 2/2 with
+the same --out spread the work over two processes, and --report then shows what both did. Tables in
+Markdown are printed and saved there, figures beside them.
 """
 
 import argparse
@@ -45,7 +46,8 @@ def main(args: argparse.Namespace) -> None:
     jobs = Jobs(args)
     listed = jobs.all()
     if not args.report:
-        run_missing(listed, jobs.plan)
+        place, of = args.shard
+        run_missing(listed[place - 1 :: of], jobs.plan)
     paths = [job.path for job in listed if job.path.is_file()]
     jobs.note_missing(listed)
     if not paths:
@@ -93,6 +95,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--methods", default=";".join(METHODS), help="separated by semicolons")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the search")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    shard = lambda text: tuple(int(number) for number in text.split("/"))  # noqa: E731
+    parser.add_argument("--shard", type=shard, default=(1, 1), help="i/n: every n-th search")
     parser.add_argument("--report", action="store_true", help="run nothing, show what is there")
     parser.add_argument("--no-figures", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("outputs/quality"))
@@ -104,6 +108,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--methods must be of {'; '.join(METHODS)}, but got {'; '.join(unknown)}")
     if min([*args.budgets, args.neurons, args.seeds, args.starts, args.natural]) < 1:
         parser.error("--budgets, --neurons, --seeds, --starts and --natural must be positive")
+    if len(args.shard) != 2 or not 1 <= args.shard[0] <= args.shard[1]:
+        parser.error("--shard must be like 1/2 or 2/2")
     return args
 
 

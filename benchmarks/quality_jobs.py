@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.ingredients import (
     Drawn,
+    Trained,
     digest_of,
     draw_neurons,
     load_generator,
@@ -84,19 +85,20 @@ class Jobs:
             if not weights.is_file():
                 self._note(f"{trained.name}, {name}", f"there is no {weights}")
                 continue
+            digests = {"net": digest_of(path), "generator": digest_of(weights)}
             variants: dict[int, Encoded] = {}
             for method in self.args.methods.split(";"):
                 num_nodes = METHODS[method].num_nodes if name == "sngan" else 0
                 if num_nodes not in variants:
                     generator = load_generator(name, weights, num_nodes).to(self.args.device)
-                    variants[num_nodes] = Encoded(name, generator, trained)
+                    cache = self.args.out / "codes" / codes_name(name, num_nodes, trained, digests)
+                    variants[num_nodes] = Encoded(name, generator, trained, cache)
                 encoded = variants[num_nodes]
                 cast = self._cast(encoded) if cast is None else cast
                 reason = why_not(method, name, encoded.generator, self.plan.budget)
                 if reason:
                     self._note(f"{trained.name}, {name}, {method}", reason)
                     continue
-                digests = {"net": digest_of(path), "generator": digest_of(weights)}
                 yield from self._of_method(encoded, cast, method, digests)
 
     def _cast(self, encoded: Encoded) -> dict[str, Drawn]:
@@ -143,6 +145,12 @@ def names_of(paths: Sequence[str]) -> dict[str, str]:
         path: stem if stems.count(stem) == 1 else path.replace("/", "-")
         for path, stem in zip(paths, stems, strict=True)
     }
+
+
+def codes_name(name: str, num_nodes: int, trained: Trained, digests: dict[str, str]) -> str:
+    """Name the file of natural images as a generator's multi-indices by all they depend on."""
+    images = hashlib.sha256(trained.natural.images.numpy().tobytes()).hexdigest()[:12]
+    return f"{name}_{num_nodes}_{digests['generator']}_{images}.safetensors"
 
 
 def key_of(method: Method, seed: int, drawn: Drawn, plan: Plan, digests: dict[str, str]) -> str:

@@ -1,5 +1,6 @@
 """One search of one layer's neurons and what is kept of it; a part of benchmarks/quality.py."""
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -96,19 +98,30 @@ class Encoded:
         name: The generator's name.
         generator: The generator, on its device.
         trained: Whose natural images.
+        cache: File that the multi-indices are kept in, if any; its name tells what they depend on.
     """
 
-    def __init__(self, name: str, generator: Generator, trained: Trained) -> None:
-        self.name, self.generator, self.trained = name, generator, trained
+    def __init__(
+        self, name: str, generator: Generator, trained: Trained, cache: Path | None = None
+    ) -> None:
+        self.name, self.generator, self.trained, self.cache = name, generator, trained, cache
         self.device = next(trained.network.parameters()).device
 
     @cached_property
     def codes(self) -> Tensor:
         """Multi-indices int64 `(N, d)`; an SN-GAN takes its time."""
+        if self.cache is not None and self.cache.is_file():
+            return safetensors.torch.load_file(self.cache)["codes"].to(self.device)
         parts = self.trained.natural.images.split(_ENCODED_AT_ONCE)
-        return torch.cat(
+        codes = torch.cat(
             [self.generator.encode(unit_range(part).to(self.device)) for part in parts]
         )
+        if self.cache is not None:
+            self.cache.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = self.cache.with_suffix(f".{os.getpid()}")
+            safetensors.torch.save_file({"codes": codes.cpu().contiguous()}, unfinished)
+            unfinished.replace(self.cache)
+        return codes
 
 
 @dataclass(frozen=True)

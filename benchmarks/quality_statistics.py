@@ -71,6 +71,8 @@ class Grid:
         for run in runs:
             known[run.neuron] = max(known[run.neuron], run.found)
         self.known = np.array(list(known.values()))  # (K,)
+        natural = {run.neuron: run.natural for run in runs}
+        self.natural = np.array([natural[neuron] for neuron in self.neurons])  # (K,)
         self._runs = {(run.method, run.neuron, run.seed): run for run in runs}
 
     def runs(self, method: str) -> list[list[Run]]:

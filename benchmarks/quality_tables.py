@@ -9,6 +9,7 @@ from benchmarks.quality_statistics import (
     FIRST,
     Grid,
     Summary,
+    normalised,
     shortfall,
     summarise,
     win_rate,
@@ -64,7 +65,11 @@ def _overview(
 def _of_cell(grid: Grid, summaries: Sequence[Summary], budgets: Sequence[int]) -> Iterator[str]:
     at = report_budget(budgets)
     net, generator, layer = grid.cell
-    yield f"### {net}, {generator}, {layer}: {len(grid.neurons)} neurons\n"
+    share = normalised(grid.natural[:, None], grid.known).mean()
+    yield (
+        f"### {net}, {generator}, {layer}: {len(grid.neurons)} neurons\n\nThe best natural image, "
+        f"as it is: activation {grid.natural.mean():.3f}, share {share:.3f}.\n"
+    )
     heads = " | ".join(f"share at {budget}" for budget in budgets)
     yield (
         f"| search | start | seeds | {heads} | activation at {at} | area to {at} "

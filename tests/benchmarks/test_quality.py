@@ -150,6 +150,7 @@ def test_cells_are_told_apart():
 def test_the_tables_hold_the_figures():
     runs = [run("elite_tt", 0, 0, 0.8), run("random", 0, 0, 0.4), run("gradient", 0, 0, 0.8)]
     text = markdown(grids_of(runs), [100, 300], ["- not run: cma: no SN-GAN"])
+    assert "as it is: activation 0.500, share 0.625." in text
     assert "| elite_tt | 1 | 1.000 | -0.500 to random, net vqvae conv |" in text
     assert "| random | own | 1 | 0.500 [0.500, 0.500] | 0.500 [0.500, 0.500] | 0.400" in text
     assert "| 100 % [100, 100] | 100 % | 1.00 |" in text
@@ -310,7 +311,9 @@ def test_the_quick_form_gives_way_to_what_is_said():
     assert set(args.methods.split(";")) <= METHODS.keys()
 
 
-@pytest.mark.parametrize("wrong", [["--methods", "nothing"], ["--budgets", "0,10"]])
+@pytest.mark.parametrize(
+    "wrong", [["--methods", "nothing"], ["--budgets", "0,10"], ["--shard", "3/2"]]
+)
 def test_wrong_options_are_refused(wrong, capsys):
     with pytest.raises(SystemExit):
         quality.parse(wrong)
@@ -355,6 +358,24 @@ def test_a_comparison_resumes(command, tmp_path, monkeypatch, capsys):
     next((tmp_path / "out" / "parts").glob("*random_seed1*")).unlink()
     quality.main(quality.parse(command))
     assert searched[4:] == [("random:RandomSearch", 1)]
+
+
+def test_shards_share_the_work(command, capsys):
+    quality.main(quality.parse([*command, "--shard", "1/3"]))
+    assert "0 of 2 searches are there" in capsys.readouterr().out
+    quality.main(quality.parse([*command, "--shard", "2/3"]))
+    out = capsys.readouterr().out
+    assert "0 of 1 searches are there" in out
+    assert out.count("is not there yet") == 1
+
+
+def test_encoded_images_are_kept(encoded, tmp_path):
+    cache = tmp_path / "codes" / "a.safetensors"
+    kept = Encoded("vqvae", encoded.generator, encoded.trained, cache)
+    assert kept.codes.equal(encoded.codes)
+    again = Encoded("vqvae", SimpleNamespace(), encoded.trained, cache)  # cannot encode
+    assert again.codes.equal(encoded.codes)
+    assert [path.name for path in cache.parent.iterdir()] == [cache.name]
 
 
 def test_a_report_of_what_is_there_runs_nothing(command, capsys):
