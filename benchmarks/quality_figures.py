@@ -18,6 +18,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _DASHES = ("-", "--", ":", "-.")
 _MARKERS = "osD^vPX*"
 _POINTS = 40  # of a curve
+_SPREAD = 1.15  # ratio of images at which a budget's last and first interval are drawn
 _WIDTH, _DPI = 8.0, 150
 
 
@@ -61,7 +62,7 @@ def _curves(grid: Grid, methods: Sequence[str], budgets: Sequence[int]) -> Any:
         means = [grid.shares(method, int(count)).mean() for count in counts]
         axes.plot(counts, means, label=method, **style)
         # Shifted a little, so that the bars of all methods can be seen.
-        shift = 1.02 ** (place - len(ordered) / 2)
+        shift = _SPREAD ** ((place + 0.5) / len(ordered) - 0.5)
         intervals = [mean_interval(grid.shares(method, budget)) for budget in budgets]
         lows, highs = zip(*intervals, strict=True)
         places = [budget * shift for budget in budgets]
@@ -114,7 +115,7 @@ def _win_rates(grids: Sequence[Grid], budgets: Sequence[int]) -> Any:
         axes.set_xticks([0, 50, 100])
         axes.set_title(f"{budget} images", fontsize=10)
     panels[0, 0].set_yticks(range(len(others)), others, fontsize=9)
-    panels[0, 0].invert_yaxis()
+    panels[0, 0].set_ylim(len(others) - 0.4, -0.6)  # the first method on top
     figure.supxlabel(f"% of neurons at which {CHAMPION} found more (ties half)", fontsize=10)
     return figure
 

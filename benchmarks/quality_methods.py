@@ -16,7 +16,7 @@ from spikelens.am.optimizers.base import Optimizer
 from spikelens.generators.base import Generator
 
 CHAMPION = "elite_tt"
-BATCH = 25  # images a round and neuron, for every method that leaves the choice
+BATCH = 25  # images a round and neuron, for every search that leaves the choice
 _FINE = 4096  # symbols a coordinate: z is continuous for all purposes
 
 
@@ -128,7 +128,8 @@ def settings_of(method: Method, optimizer: Callable[..., Optimizer], budget: int
     settings = dict(method.settings)
     if method.takes_budget:
         settings["budget"] = budget
-    if "batch" in inspect.signature(optimizer).parameters:
+    # The reference keeps the batch it is best with.
+    if method.role != "reference" and "batch" in inspect.signature(optimizer).parameters:
         settings.setdefault("batch", BATCH)
     return settings
 

@@ -73,6 +73,7 @@ class Grid:
         self.known = np.array(list(known.values()))  # (K,)
         natural = {run.neuron: run.natural for run in runs}
         self.natural = np.array([natural[neuron] for neuron in self.neurons])  # (K,)
+        self._activations: dict[tuple[str, int], Floats] = {}
         self._runs = {(run.method, run.neuron, run.seed): run for run in runs}
 
     def runs(self, method: str) -> list[list[Run]]:
@@ -82,7 +83,11 @@ class Grid:
 
     def activations(self, method: str, budget: int) -> Floats:
         """Return best activations with a budget, `(K, S)`."""
-        return np.array([[value_at(run, budget) for run in row] for row in self.runs(method)])
+        if (method, budget) not in self._activations:
+            self._activations[method, budget] = np.array(
+                [[value_at(run, budget) for run in row] for row in self.runs(method)]
+            )
+        return self._activations[method, budget]
 
     def shares(self, method: str, budget: int) -> Floats:
         """Return best activations / the best known ones, `(K, S)`."""

@@ -259,6 +259,7 @@ def test_methods_share_one_batch_unless_they_say_otherwise():
     assert settings_of(of_budget, takes_batch, 7) == {"budget": 7, "batch": quality_methods.BATCH}
     assert settings_of(Method("x:X", {"batch": 10}), takes_batch, 7) == {"batch": 10}
     assert settings_of(Method("x:X", {"preset": "tt"}), takes_none, 7) == {"preset": "tt"}
+    assert settings_of(Method("x:X", role="reference"), takes_batch, 7) == {}
 
 
 def test_what_is_not_run_says_why(monkeypatch):
