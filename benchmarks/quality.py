@@ -16,6 +16,7 @@ Markdown are printed and saved there, figures beside them.
 """
 
 import argparse
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -58,8 +59,12 @@ def main(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "tables.md").write_text(text)
     print(text)
-    if not args.no_figures:
-        # Not before: matplotlib comes with the extra `bench`, and tables need none of it.
+    if args.no_figures:
+        return
+    # Tables need none of it.
+    if importlib.util.find_spec("matplotlib") is None:
+        print("No figures: they need matplotlib, pip install 'spikelens[bench]'.")
+    else:
         from benchmarks.quality_figures import draw_all
 
         print("figures:", *draw_all(grids, args.budgets, args.out), sep="\n")

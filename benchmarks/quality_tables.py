@@ -110,6 +110,6 @@ def _how_to_read(budgets: Sequence[int]) -> Iterator[str]:
         "searched as if it were alone. Started searches look first at the same encoded natural "
         "images, which are the neuron's best of all natural ones: that choice took one look at "
         "each natural image and is not counted. Random search shows one set of images to all "
-        "neurons of a layer; the worst shortfall is to rivals and baselines, negative if ahead "
-        "of them all."
+        "neurons of a layer. `gradient` sees through the network: a reference, no rival. The "
+        "worst shortfall is to rivals and baselines, negative if ahead of them all."
     )

@@ -361,6 +361,15 @@ def test_a_comparison_resumes(command, tmp_path, monkeypatch, capsys):
     assert searched[4:] == [("random:RandomSearch", 1)]
 
 
+def test_without_matplotlib_there_are_tables(command, monkeypatch, capsys):
+    monkeypatch.setattr(quality.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(quality_jobs, "fingerprint", lambda _: "")  # looks for modules as well
+    quality.main(quality.parse([one for one in command if one != "--no-figures"]))
+    out = capsys.readouterr().out
+    assert "| random | 1 |" in out
+    assert "spikelens[bench]" in out
+
+
 def test_shards_share_the_work(command, capsys):
     quality.main(quality.parse([*command, "--shard", "1/3"]))
     assert "0 of 2 searches are there" in capsys.readouterr().out
