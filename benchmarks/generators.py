@@ -16,23 +16,16 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.quality import draw_neurons
-from probe import rebuild
+from benchmarks.ingredients import add_options, draw_neurons, load_generator, load_trained
 from spikelens.allocator import keep_freed_memory
-from spikelens.am.natural import NaturalImages, natural_images
+from spikelens.am.natural import NaturalImages
 from spikelens.am.optimizers.elite_tt import EliteTT
 from spikelens.am.probe import Probe, SearchPlan, probe_neurons
-from spikelens.checkpoints import read_checkpoint
 from spikelens.data.base import unit_range
 from spikelens.generators.base import Generator
-from spikelens.generators.cosines import Cosines
-from spikelens.generators.gan_latent import load_gan_latent
-from spikelens.generators.vq_codes import load_vq_codes
 from spikelens.report.figures import image_grid
 from spikelens.report.progress import SearchBar
 from spikelens.report.tensorboard import save_picture
-
-_LOADERS = {"vqvae": load_vq_codes, "sngan": load_gan_latent}
 
 
 def load(names: str) -> dict[str, Generator]:
@@ -40,7 +33,7 @@ def load(names: str) -> dict[str, Generator]:
     generators: dict[str, Generator] = {}
     for one in names.split(","):
         name, _, path = one.partition("=")
-        generators[name] = Cosines() if name == "cosines" else _LOADERS[name](path)
+        generators[name] = load_generator(name, path)
     return generators
 
 
@@ -63,18 +56,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--ckpt", required=True)
     parser.add_argument("--generators", required=True)
-    parser.add_argument("--layers", default="conv2")
-    parser.add_argument("--below", type=float, default=0.6, help="best natural rate: room above")
-    parser.add_argument("--neurons", type=int, default=8)
+    add_options(parser, neurons=8, natural=500, below=0.6)
     parser.add_argument("--budget", type=int, default=300)
-    parser.add_argument("--natural", type=int, default=500)
     parser.add_argument("--out", type=Path, default=Path("outputs/generators.png"))
     args = parser.parse_args()
-    network, data = rebuild(read_checkpoint(args.ckpt))
-    data.prepare_data()
-    data.setup()
-    natural, generators = natural_images(data, args.natural), load(args.generators)
-    neurons = draw_neurons(network, next(iter(generators.values())), natural, args)
+    trained, generators = load_trained(args.ckpt, args.natural), load(args.generators)
+    network, natural = trained.network, trained.natural
+    first, layers = next(iter(generators.values())), args.layers.split(",")
+    neurons = draw_neurons(trained, first, layers, args.neurons, args.below).neurons
     probes = {}
     for name, generator in generators.items():
         with SearchBar(name) as bar:

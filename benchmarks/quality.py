@@ -1,155 +1,123 @@
-"""Compare searches on neurons of a trained network, each neuron searched as if it were alone.
+"""Compare searches on neurons of trained networks, each neuron searched as if it were alone.
 
-    python -m benchmarks.quality --ckpt PATH --layers conv2 --neurons 16 --seeds 3
+    python -m benchmarks.quality --quick                     # a few minutes on two CPU cores
+    python -m benchmarks.quality --nets weights/classifier_shapes.safetensors --layers '*'
+    python -m benchmarks.quality --nets A.ckpt,B.safetensors \
+        --generators vqvae,sngan=weights/sngan_cifar10.safetensors --device cuda
 
-Neurons are drawn by seed among those that are neither silent nor saturated on natural images.
-Every method gets the same budget and the same neurons. Random search shows one set of images to
-all neurons, which for each of them is the same as a set of its own. Raw results go to --out as
-Parquet, a table is printed in Markdown.
+Neurons are drawn by seed among those that are neither silent nor saturated on natural images. All
+methods of `quality_methods.METHODS` get the same neurons, budget and batch, and those that can
+start somewhere the same natural images. A generator given without a path is the shipped one of
+the network's data set. Raw results go to --out as Parquet, a file for each network, generator,
+layer, method and seed; a file's name holds a digest of all settings and of the method's module, so
+that a command given again runs what is missing and nothing else; --shard 1/2 and --shard 2/2 with
+the same --out spread the work over two processes, and --report then shows what both did. Tables in
+Markdown are printed and saved there, figures beside them.
 """
 
 import argparse
+import importlib.util
 import sys
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
-import torch
-from hydra.utils import instantiate
-from torch import nn
-
-from probe import rebuild
+from benchmarks.ingredients import add_options
+from benchmarks.quality_jobs import Job, Jobs, runs_of
+from benchmarks.quality_methods import METHODS
+from benchmarks.quality_runs import Plan, read_part, write_part
+from benchmarks.quality_statistics import grids_of
+from benchmarks.quality_tables import markdown
 from spikelens.allocator import keep_freed_memory
-from spikelens.am.activations import Recorder, layer_shapes
-from spikelens.am.natural import NaturalImages, natural_images
-from spikelens.am.neurons import Neuron, parse_neurons
-from spikelens.am.objective import Objective
-from spikelens.am.optimizers.base import Optimizer
-from spikelens.am.optimizers.elite_tt import EliteTT
-from spikelens.am.optimizers.protes import PRESETS, Protes
-from spikelens.am.optimizers.random import RandomSearch
-from spikelens.am.probe import SearchPlan, probe_neurons
-from spikelens.checkpoints import read_checkpoint
-from spikelens.generators.base import Generator
+from spikelens.precision import PRECISIONS
 from spikelens.report.progress import SearchBar
 
-# name: optimizer, number of natural images it starts from
-METHODS: dict[str, tuple[Callable[..., Optimizer], int]] = {
-    "elite_tt": (partial(EliteTT, batch=25), 15),
-    "elite_tt, no natural start": (partial(EliteTT, batch=25), 0),
-    **{f"protes {name}": (partial(Protes, preset=name), 0) for name in PRESETS},
-    "random": (partial(RandomSearch, batch=25), 0),
+# What --quick stands for; what else is said on the command line counts.
+QUICK = {
+    "layers": "conv2",
+    "neurons": 8,
+    "seeds": 2,
+    "budgets": [100, 300],
+    "natural": 300,
+    "methods": "elite_tt;genetic;protes tt_exp;random;natural",
+    "out": Path("outputs/quality_quick"),
 }
 
 
-def draw_neurons(
-    network: nn.Module, generator: Generator, natural: NaturalImages, args: argparse.Namespace
-) -> list[Neuron]:
-    """Draw neurons whose best natural image evokes a rate above 0 and below `args.below`."""
-    shapes = layer_shapes(network, generator.image_shape)
-    names = [f"{layer}:*" for layer in args.layers.split(",")]
-    known = parse_neurons(names, {name: shape[0] for name, shape in shapes.items()})
-    with Recorder(network, known) as recorder:
-        best = Objective(generator, recorder).of_images(natural.images).activations.amax(0)
-    lively = [known[k] for k in ((best > 0) & (best < args.below)).nonzero().flatten().tolist()]
-    order = torch.randperm(len(lively), generator=torch.Generator().manual_seed(0))
-    return [lively[k] for k in sorted(order[: args.neurons].tolist())]
+def main(args: argparse.Namespace) -> None:
+    """Run what is missing, then print and save tables and figures of what is there."""
+    jobs = Jobs(args)
+    listed = jobs.all()
+    if not args.report:
+        place, of = args.shard
+        run_missing(listed[place - 1 :: of], jobs.plan)
+    paths = [job.path for job in listed if job.path.is_file()]
+    jobs.note_missing(listed)
+    if not paths:
+        print("No results.", *jobs.notes, sep="\n")
+        return
+    grids = grids_of([run for path in paths for run in read_part(path)])
+    text = markdown(grids, args.budgets, jobs.notes)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "tables.md").write_text(text)
+    print(text)
+    if args.no_figures:
+        return
+    # Tables need none of it.
+    if importlib.util.find_spec("matplotlib") is None:
+        print("No figures: they need matplotlib, pip install 'spikelens[bench]'.")
+    else:
+        from benchmarks.quality_figures import draw_all
+
+        print("figures:", *draw_all(grids, args.budgets, args.out), sep="\n")
 
 
-def main() -> None:
-    """Run all methods on all seeds."""
+def run_missing(jobs: list[Job], plan: Plan) -> None:
+    """Run the jobs whose results are not there yet, under one bar."""
+    missing = [job for job in jobs if not job.path.is_file()]
+    total, done = sum(job.num_images(plan) for job in missing), 0
+    print(f"{len(jobs) - len(missing)} of {len(jobs)} searches are there; {total} images to show")
+    with SearchBar("quality") as bar:
+        for job in missing:
+            before = done
+
+            def show(shown: int, _: int, activation: float, before: int = before) -> None:
+                bar.show(before + shown, total, activation)
+
+            write_part(runs_of(job, plan, show), job.path)
+            done += job.num_images(plan)
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    numbers = lambda text: sorted(int(number) for number in text.split(","))  # noqa: E731
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--ckpt", required=True)
-    parser.add_argument("--layers", default="conv2")
-    parser.add_argument("--below", type=float, default=0.6, help="best natural rate: room above")
-    parser.add_argument("--neurons", type=int, default=16)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--budget", type=int, default=1000)
-    parser.add_argument("--natural", type=int, default=1000)
-    parser.add_argument("--methods", default=";".join(METHODS))
-    parser.add_argument("--out", type=Path, default=Path("outputs/quality.parquet"))
-    args = parser.parse_args()
-    checkpoint = read_checkpoint(args.ckpt)
-    network, data = rebuild(checkpoint)
-    data.prepare_data()
-    data.setup()
-    generator, natural = (
-        instantiate(checkpoint.config["generator"]),
-        natural_images(data, args.natural),
-    )
-    neurons = draw_neurons(network, generator, natural, args)
-    print("neurons:", ", ".join(map(str, neurons)))
-    rows: list[dict[str, object]] = []
-    for name in args.methods.split(";"):
-        for seed in range(args.seeds):
-            rows += run(name, seed, args.budget, (network, generator, neurons, natural))
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), args.out)
-    print_table(rows)
-
-
-def run(
-    name: str,
-    seed: int,
-    budget: int,
-    problem: tuple[nn.Module, Generator, list[Neuron], NaturalImages],
-) -> list[dict[str, object]]:
-    """Search every neuron by one method with one seed; returns a row a neuron."""
-    optimizer, num_starts = METHODS[name]
-    plan = SearchPlan(budget, num_starts=num_starts, seed=seed, is_pooled=False)
-    if name == "random":
-        plan = replace(plan, budget=-(-budget // len(problem[2])), is_pooled=True)
-    with SearchBar(f"{name}, seed {seed}") as bar:
-        probe = probe_neurons(*problem, optimizer, plan, progress=bar.show)
-    mean, seconds = float(probe.activations.mean()), probe.search.seconds
-    print(f"{name:<28} seed {seed}: {mean:.3f} in {seconds:.0f} s", flush=True)
-    return [
-        {
-            "method": name,
-            "seed": seed,
-            "neuron": str(neuron),
-            "activation": float(probe.activations[k]),
-            "natural": float(probe.natural_activations[k]),
-            "seconds": seconds,
-            "presentations": int(
-                probe.search.presentations.sum()
-                if plan.is_pooled
-                else probe.search.presentations[k]
-            ),
-        }
-        for k, neuron in enumerate(probe.neurons)
-    ]
-
-
-def print_table(rows: list[dict[str, object]]) -> None:
-    """Print means over neurons and seeds, and the share of each neuron's best known value."""
-    table = {
-        (row["method"], row["seed"], row["neuron"]): float(str(row["activation"])) for row in rows
-    }
-    best: dict[object, float] = {}
-    for row in rows:
-        value = max(float(str(row["activation"])), float(str(row["natural"])))
-        best[row["neuron"]] = max(best.get(row["neuron"], 0.0), value)
-    print("\n| search | mean activation | s.e. over seeds | share of best known | seconds |")
-    print("|---|---|---|---|---|")
-    for name in dict.fromkeys(row["method"] for row in rows):
-        mine = [(key, value) for key, value in table.items() if key[0] == name]
-        seeds = sorted({key[1] for key, _ in mine}, key=str)
-        means = torch.tensor(
-            [
-                sum(v for key, v in mine if key[1] == seed) / (len(mine) / len(seeds))
-                for seed in seeds
-            ]
-        )
-        error = float(means.std() / len(seeds) ** 0.5) if len(seeds) > 1 else float("nan")
-        share = sum(value / best[key[2]] for key, value in mine) / len(mine)
-        seconds = sum(float(str(r["seconds"])) for r in rows if r["method"] == name) / len(mine)
-        print(f"| {name} | {means.mean():.3f} | {error:.3f} | {share:.3f} | {seconds:.0f} |")
+    parser.add_argument("--quick", action="store_true", help="the small form, by other defaults")
+    parser.add_argument("--nets", default="weights/classifier_shapes.safetensors")
+    parser.add_argument("--generators", default="vqvae,sngan", help="name or name=path")
+    add_options(parser, neurons=32, natural=1000, below=0.8)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--budgets", type=numbers, default=[100, 300, 1000, 3000, 10000])
+    parser.add_argument("--starts", type=int, default=15, help="natural images looked at first")
+    parser.add_argument("--methods", default=";".join(METHODS), help="separated by semicolons")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the search")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    shard = lambda text: tuple(int(number) for number in text.split("/"))  # noqa: E731
+    parser.add_argument("--shard", type=shard, default=(1, 1), help="i/n: every n-th search")
+    parser.add_argument("--report", action="store_true", help="run nothing, show what is there")
+    parser.add_argument("--no-figures", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("outputs/quality"))
+    if parser.parse_args(arguments).quick:
+        parser.set_defaults(**QUICK)
+    args = parser.parse_args(arguments)
+    unknown = sorted(set(args.methods.split(";")) - METHODS.keys())
+    if unknown:
+        parser.error(f"--methods must be of {'; '.join(METHODS)}, but got {'; '.join(unknown)}")
+    if min([*args.budgets, args.neurons, args.seeds, args.starts, args.natural]) < 1:
+        parser.error("--budgets, --neurons, --seeds, --starts and --natural must be positive")
+    if len(args.shard) != 2 or not 1 <= args.shard[0] <= args.shard[1]:
+        parser.error("--shard must be like 1/2 or 2/2")
+    return args
 
 
 if __name__ == "__main__":
     keep_freed_memory()
-    sys.exit(main())
+    sys.exit(main(parse()))
