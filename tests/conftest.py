@@ -41,6 +41,12 @@ class Bars:
     def decode(self, indices: Tensor) -> Tensor:
         return (indices / (self.mode_sizes[0] - 1)).view(-1, *self.image_shape)
 
+    def draw(self, embedding: Tensor) -> Tensor:
+        return (embedding / (self.mode_sizes[0] - 1)).view(-1, *self.image_shape)
+
+    def nearest(self, embedding: Tensor) -> Tensor:
+        return embedding.squeeze(-1).round().clamp(0, self.mode_sizes[0] - 1).long()
+
     def encode(self, images: Tensor) -> Tensor:
         return (images.flatten(1) * (self.mode_sizes[0] - 1)).round().long()
 

@@ -83,6 +83,22 @@ def test_failures_of_the_objective_are_passed_over(bars):
     assert result.activations > 0.5
 
 
+def test_the_optimizer_is_told_what_is_searched_before_it_is_asked(bars):
+    calls = []
+
+    class Told(RandomSearch):
+        def open(self, objective):
+            calls.append(objective)
+
+        def ask(self):
+            calls.append("ask")
+            return super().ask()
+
+    objective, archive = Count(1), Archive(1, 16)
+    search(objective, Told(bars, archive, batch=2), archive, 4)
+    assert calls == [objective, "ask", "ask"]
+
+
 def test_a_budget_must_be_positive(bars):
     archive = Archive(1, 16)
     with pytest.raises(ValueError, match="`budget` must be a positive integer, but got 0"):

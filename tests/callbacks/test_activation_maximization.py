@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from callbacks.activation_maximization import ActivationMaximizationCallback
 from callbacks.epoch_seed import EpochSeed
 from spikelens.am.optimizers.elite_tt import EliteTT
+from spikelens.am.optimizers.gradient import Gradient
 from spikelens.am.optimizers.protes import Protes
 from spikelens.am.probe import SearchPlan
 from spikelens.generators.external import ExternalCodes
@@ -45,7 +46,7 @@ def assert_same(a, b):
         assert torch.equal(value, b[name]), name
 
 
-@pytest.mark.parametrize("optimizer", [EliteTT, Protes])
+@pytest.mark.parametrize("optimizer", [EliteTT, Protes, Gradient])
 def test_training_is_the_same_with_and_without(stripes, build_model, fit, optimizer):
     with_it, without = build_model(), build_model()
     generator = Bars(num_symbols=4, side=8)

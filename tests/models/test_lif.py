@@ -313,6 +313,26 @@ def test_membranes_alone_have_a_gradient(is_delayed):
     assert torch.equal(grad, (0.5 ** torch.arange(7.0, -1.0, -1.0)).view(8, 1, 1).expand(8, 3, 4))
 
 
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("num_frames", [8, 1])
+def test_means_can_be_kept_with_their_gradient(reset, num_frames):
+    current = currents(num_frames, 3, 2, 4).requires_grad_()
+    layer = LIF(8, reset=reset)
+    assert layer(current).rate is None
+    layer.keeps_means = True
+    scan, steps = layer(current), layer(current, keeps_membranes=True)
+    with torch.no_grad():
+        counted = layer(current)
+    torch.testing.assert_close(scan.rate.detach(), counted.rate)
+    torch.testing.assert_close(scan.membrane.detach(), counted.membrane)
+    for mean, values in ((scan.rate, steps.spikes), (scan.membrane, steps.membranes)):
+        (grad,), (wanted,) = (
+            torch.autograd.grad(x.sum(), current, retain_graph=True) for x in (mean, values.mean(0))
+        )
+        assert grad.any()
+        torch.testing.assert_close(grad, wanted)
+
+
 class Boxcar(torch.autograd.Function):
     """A user's own surrogate: slope 1/2 within a distance of 1."""
 

@@ -87,7 +87,7 @@ class _Tally:
             self.course.add(self._pick(spikes))
 
     def _add(self, total: Tensor | None, step: Tensor) -> Tensor:
-        step = self._pick(step.detach())
+        step = self._pick(step)
         return step.clone() if total is None else total + step
 
     def _pick(self, values: Tensor) -> Tensor:
@@ -130,6 +130,7 @@ class Recorder:
         self._places: dict[tuple[str, str], tuple[Tensor, ...]] = {}
         self._handles: list[RemovableHandle] = []
 
+    @torch.inference_mode(False)  # gradients may need its tensors
     def __enter__(self) -> "Recorder":
         known = spiking_layers(self.network)
         # All layers are looked up before the first hook is set: a wrong name leaves none behind.
@@ -172,15 +173,17 @@ class Recorder:
             handle.remove()
         self._handles, self._tallies = [], {}
 
-    def respond(self, images: Tensor) -> Response:
+    def respond(self, images: Tensor, has_gradient: bool = False) -> Response:
         """Show images `(N, C, H, W)` in [0, 1] and read all neurons.
+
+        With gradients LIF layers must keep their means; see `spikelens.am.slopes`.
 
         Raises:
             RuntimeError: If the context is not open.
         """
         if not self._handles:
             raise RuntimeError("Recorder.respond must be called inside `with Recorder(...)`.")
-        with torch.no_grad():
+        with torch.set_grad_enabled(has_gradient):
             for tally in self._tallies.values():
                 tally.clear()
             _rest(self.network)

@@ -86,6 +86,7 @@ def search(
     curve: list[Tensor] = []
     stop = StopReason.BUDGET
     activations, scores = _state(archive)
+    optimizer.open(objective)
     while left.any():
         is_active = (activations < ceilings) | ~scores.isfinite()
         if not is_active.any():

@@ -65,6 +65,26 @@ class Generator(LatentSpace, Protocol):
         """Move the generator to a device, as `nn.Module.to` does."""
 
 
+class DifferentiableGenerator(Generator, Protocol):
+    """A generator that draws between its points too, so that gradients come back through it.
+
+    One that has these methods but cannot keep their promise says it by an attribute `can_draw`,
+    False.
+    """
+
+    def draw(self, embedding: Tensor) -> Tensor:
+        """Draw images `(N, C, H, W)` in [0, 1] from what symbols stand for, float `(N, d, e)`.
+
+        `decode(indices)` draws the same as `draw(embed(indices))`.
+        """
+
+    def nearest(self, embedding: Tensor) -> Tensor:
+        """Return the multi-indices int64 `(..., d)` that stand for about `(..., d, e)`.
+
+        `nearest(embed(indices))` are the same indices.
+        """
+
+
 def sample_prior(prior: Sequence[Tensor], num_images: int, random: torch.Generator) -> Tensor:
     """Draw the symbol of each mode from its prior, independently of the others.
 
@@ -119,6 +139,24 @@ def check_can_encode(generator: object) -> None:
     """
     if not getattr(generator, "can_encode", True):
         raise no_encoder(generator)
+
+
+def check_can_draw(generator: object) -> None:
+    """Refuse a generator through which no gradient comes back.
+
+    Args:
+        generator: A search is to follow its gradient; see `DifferentiableGenerator`.
+
+    Raises:
+        ValueError: If it lacks `draw` or `nearest`, or its attribute `can_draw` is False.
+    """
+    has_methods = all(callable(getattr(generator, name, None)) for name in ("draw", "nearest"))
+    if not has_methods or not getattr(generator, "can_draw", True):
+        raise ValueError(
+            "Argument `optimizer` must not be gradient for this "
+            f"{type(generator).__name__}, which cannot be differentiated (it needs the methods "
+            "draw and nearest): say am/optimizer=elite_tt."
+        )
 
 
 def no_encoder(generator: object) -> ValueError:

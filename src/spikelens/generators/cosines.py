@@ -75,7 +75,11 @@ class Cosines(OverGrid):
 
     def decode(self, indices: Tensor) -> Tensor:
         """Draw images float32 `(N, C, H, W)` in [0, 1] from multi-indices int64 `(N, d)`."""
-        latent = self.grid.to_latent(indices).view(-1, *self.amplitudes.shape)
+        return self.draw(self.embed(indices))
+
+    def draw(self, embedding: Tensor) -> Tensor:
+        """Draw what `decode` does from coordinates `(N, d, 1)`; differentiable."""
+        latent = self.grid.placed(embedding.squeeze(-1)).view(-1, *self.amplitudes.shape)
         coefficients = latent * self.amplitudes  # (N, C, k, k)
         planes = self.rows.T @ coefficients @ self.columns  # (N, C, H, W)
         return (torch.einsum("nahw,ac->nchw", planes, self.axes) + _GREY).clamp(0.0, 1.0)

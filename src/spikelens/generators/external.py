@@ -20,7 +20,8 @@ class ExternalLatent(OverGrid):
     """A network z -> image over a grid of Gaussian quantiles: one mode a coordinate of z.
 
     Natural images are encoded by descending the squared error through the network, if it can be
-    differentiated (see `encode`); if not, `can_encode` is False and a search starts without them.
+    differentiated (see `encode`); if not, `can_encode` and `can_draw` are False and a search starts
+    without them.
 
     Args:
         module: Draws images `(N, C, H, W)` from z float32 `(N, d)`; see `ImageModule`.
@@ -54,11 +55,17 @@ class ExternalLatent(OverGrid):
         latent = self.grid.to_latent(_some_points(self.mode_sizes))
         self.images = ImageModule(module, self._shaped(latent), value_range)
         self.image_shape = self.images.image_shape
-        self.can_encode = self.images.has_gradient
+        self.can_encode = self.can_draw = self.images.has_gradient
 
     def decode(self, indices: Tensor) -> Tensor:
         """Draw images float32 `(N, C, H, W)` in [0, 1] from multi-indices int64 `(N, d)`."""
         return self.images.draw(self._shaped(self.grid.to_latent(indices)))
+
+    def draw(self, embedding: Tensor) -> Tensor:
+        """Draw what `decode` does from coordinates `(N, d, 1)`; differentiable if `can_draw`."""
+        z = self.grid.placed(embedding.squeeze(-1))
+        images: Tensor = self.images(self._shaped(z))
+        return images.clamp(0.0, 1.0)
 
     def encode(self, images: Tensor) -> Tensor:
         """Find multi-indices int64 `(N, d)` of images `(N, C, H, W)` in [0, 1] by Adam on z.

@@ -47,8 +47,12 @@ class GanLatent(OverGrid):
     def decode(self, indices: Tensor) -> Tensor:
         """Draw images float32 `(N, C, H, W)` in [0, 1] from multi-indices int64 `(N, d)`."""
         with torch.no_grad():
-            images: Tensor = self.sngan(self.grid.to_latent(indices))
-            return images
+            return self.draw(self.embed(indices))
+
+    def draw(self, embedding: Tensor) -> Tensor:
+        """Draw what `decode` does from coordinates `(N, d, 1)`; differentiable."""
+        images: Tensor = self.sngan(self.grid.placed(embedding.squeeze(-1)))
+        return images
 
     def encode(self, images: Tensor) -> Tensor:
         """Find multi-indices int64 `(N, d)` that draw much the same as `(N, C, H, W)` in [0, 1].

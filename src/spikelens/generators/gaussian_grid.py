@@ -48,8 +48,11 @@ class GaussianGrid(nn.Module):
 
     def to_latent(self, indices: Tensor) -> Tensor:
         """Return z float32 `(N, d)` of multi-indices int64 `(N, d)`."""
-        latent = self.nodes[indices]
-        return self.on_sphere(latent) if self.is_sphere else latent
+        return self.placed(self.nodes[indices])
+
+    def placed(self, coordinates: Tensor) -> Tensor:
+        """Return z `(N, d)` of coordinates `(N, d)`: the same, or on the sphere their direction."""
+        return self.on_sphere(coordinates) if self.is_sphere else coordinates
 
     def to_indices(self, latent: Tensor) -> Tensor:
         """Return the multi-indices int64 `(N, d)` of z `(N, d)`: of whose quantiles it is one."""
@@ -84,6 +87,10 @@ class OverGrid(nn.Module):
     def embed(self, indices: Tensor) -> Tensor:
         """Return the coordinates `(..., d, 1)` of multi-indices int64 `(..., d)`."""
         return self.grid.nodes[indices].unsqueeze(-1)
+
+    def nearest(self, embedding: Tensor) -> Tensor:
+        """Return the multi-indices int64 `(..., d)` of coordinates `(..., d, 1)`."""
+        return self.grid.to_indices(embedding.squeeze(-1))
 
     def neighbours(self, mode: int) -> Tensor:
         """Return `(n, n)`, rows sum to 1: the nearer two quantiles, the likelier; not itself."""

@@ -43,6 +43,15 @@ class VQCodes(nn.Module):
         """Return the codebook's vectors `(..., d, code_size)` of codes int64 `(..., d)`."""
         return self.vqvae.codebook.vectors[indices]
 
+    def draw(self, embedding: Tensor) -> Tensor:
+        """Draw what `decode` does from vectors `(N, d, code_size)`; differentiable."""
+        return self.vqvae.draw(embedding)
+
+    def nearest(self, embedding: Tensor) -> Tensor:
+        """Return the codes int64 `(..., d)` nearest to vectors `(..., d, code_size)`."""
+        codes = self.vqvae.codebook.assign(embedding.flatten(0, -2))
+        return codes.view(embedding.shape[:-1])
+
     def realism(self, images: Tensor) -> Tensor:
         """Return the mean log probability of the codes of images `(N, C, H, W)`, `(N,)` in nats.
 

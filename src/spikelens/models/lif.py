@@ -26,9 +26,11 @@ class Scan(NamedTuple):
         spikes: 0 or 1, `(T, N, ...)`: float where gradients are recorded or a convolution wants
             it, else uint8. None where only the means were asked for.
         rate: Mean over time of the spikes, float32 `(N, ...)` in [0, 1]; None where gradients are
-            recorded, since training has no use for it, or where `membranes` were asked for.
-        membrane: Mean over time of the membrane potential just before its reset, in units of
-            the threshold's scale, float32 `(N, ...)`; None where `rate` is.
+            recorded, since training has no use for it (but see `LIF.keeps_means`), or where
+            `membranes` were asked for.
+        membrane: Mean over time of the membrane potential just before its reset (where gradients
+            are recorded, behind an immediate one), in units of the threshold's scale, float32
+            `(N, ...)`; None where `rate` is.
         membranes: Membrane potential at the end of each step, as snntorch returns it, float32
             `(T, N, ...)`; None unless asked for.
     """
@@ -88,6 +90,8 @@ class LIF(nn.Module):
         self.num_steps, self.reset, self.is_delayed = num_steps, reset, is_delayed
         # Without gradients: whether spikes are written, or their means alone.
         self.keeps_spikes = True
+        # With gradients: whether the means are kept too, to be differentiated themselves.
+        self.keeps_means = False
         # Holds the constants and the surrogate; its own step by step forward is never called.
         self.leaky = snntorch.Leaky(
             beta=beta,
@@ -148,7 +152,10 @@ class LIF(nn.Module):
         spikes, membranes = _Record.apply(
             frames, *constants, self.num_steps, reset, self.leaky.spike_grad
         )
-        return Scan(spikes, membranes=membranes if keeps_membranes else None)
+        rate = membrane = None
+        if self.keeps_means:
+            rate, membrane = spikes.float().mean(0), membranes.mean(0)
+        return Scan(spikes, rate, membrane, membranes if keeps_membranes else None)
 
     def _count(self, frames: Tensor, constants: tuple[Tensor, Tensor]) -> Scan:
         dynamics = Dynamics(*constants, self.reset, self.is_delayed)

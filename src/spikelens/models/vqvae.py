@@ -152,8 +152,12 @@ class VQVAE(L.LightningModule):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the images `(N, C, H, W)` in [0, 1] of codes int64 `(N, side * side)`."""
-        vectors = F.embedding(codes.view(-1, self.code_side, self.code_side), self.codebook.vectors)
-        return self._paint(vectors.permute(0, 3, 1, 2)).clamp(0.0, 1.0)
+        return self.draw(F.embedding(codes, self.codebook.vectors))
+
+    def draw(self, vectors: Tensor) -> Tensor:
+        """Return the images `(N, C, H, W)` in [0, 1] of vectors `(N, side * side, code_size)`."""
+        maps = vectors.unflatten(1, (self.code_side, self.code_side)).permute(0, 3, 1, 2)
+        return self._paint(maps).clamp(0.0, 1.0)
 
     def drawn(self, images: Tensor, random: torch.Generator) -> dict[str, Tensor]:
         """Reconstruct images `(N, C, H, W)` in [0, 1], and draw as many from the prior.

@@ -1,1 +1,1 @@
-"""Gradient-free maximizers over discrete multi-indices, one algorithm a file."""
+"""Maximizers over discrete multi-indices, one algorithm a file; gradient-free but for one."""

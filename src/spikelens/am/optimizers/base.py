@@ -1,10 +1,12 @@
 """What every optimizer is: something that proposes multi-indices and learns from scores."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from spikelens.am.activations import Response
 from spikelens.am.archive import Archive
 from spikelens.arguments import require_integers
 from spikelens.generators.base import LatentSpace
@@ -40,6 +42,13 @@ class Optimizer(ABC):
         self.device = archive.scores.device
         self.random = torch.Generator(self.device).manual_seed(seed)
         self._is_waiting = False
+
+    def open(self, objective: Callable[[Tensor], Response]) -> None:  # noqa: B027 (most need it not)
+        """Be told what is searched, before the first `ask`; white-box methods keep the objective.
+
+        Args:
+            objective: See `spikelens.am.search.search`.
+        """
 
     def ask(self) -> Tensor:
         """Propose multi-indices int64 `(K, b, d)`."""
