@@ -6,19 +6,17 @@ import torch
 from spikelens.am import tensor_train
 from spikelens.am.activations import Response
 from spikelens.am.archive import Archive
+from spikelens.am.box import Box
 from spikelens.am.optimizers.elite_tt import EliteTT
 from spikelens.am.search import search
 
 
+KERNEL = torch.tensor([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.1, 0.9, 0.0]])
+PRIORS = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]])
+
+
 def three_symbols(order=(0, 1, 2)):
-    kernel = torch.tensor([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.1, 0.9, 0.0]])
-    priors = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]])
-    return SimpleNamespace(
-        mode_sizes=(3, 3, 3),
-        order=torch.tensor(order),
-        prior=list(priors),
-        neighbours=lambda mode: kernel,
-    )
+    return Box([3, 3, 3], prior=list(PRIORS), neighbours=[KERNEL] * 3, order=order)
 
 
 def archive_of(elites, capacity=4):
@@ -38,13 +36,29 @@ def frequencies(optimizer, rounds=1):
     return torch.bincount(places, minlength=27) / len(indices)
 
 
+def dense_train(archive, order, weights, mu, chi, mix):
+    """The elite train as a whole tensor, modes in the latent's order."""
+    kernels = [
+        (1 - mu) * torch.eye(3) + mu * (mix[0] * KERNEL + mix[1] * PRIORS[j] + mix[2] / 3)
+        for j in order
+    ]
+    path = torch.tensor(order)
+    cores = tensor_train.elite_cores(
+        archive.indices[:, :3, path],
+        weights,
+        [kernel[None] for kernel in kernels],
+        torch.tensor([chi]),
+    )
+    return tensor_train.dense(cores)[0].permute(torch.argsort(path).tolist())
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
-def test_samples_follow_the_dense_train(order):
-    space = three_symbols(order)
+@pytest.mark.parametrize("is_tilted", [False, True])
+def test_samples_follow_the_dense_train(order, is_tilted):
     archive = archive_of([[0, 1, 2], [2, 2, 0], [1, 0, 0]])
     mu, chi, mix = 0.4, 0.3, (0.5, 0.3, 0.2)
     optimizer = EliteTT(
-        space,
+        three_symbols(order),
         archive,
         batch=200_000,
         num_elites=3,
@@ -53,23 +67,54 @@ def test_samples_follow_the_dense_train(order):
         mix=mix,
         learning_rate=0.0,
         spread=0.0,
+        tilt=0.7,
+        explore=0.0,
     )
-    kernels = [
-        (1 - mu) * torch.eye(3)
-        + mu * (mix[0] * space.neighbours(0) + mix[1] * space.prior[j] + mix[2] / 3)
-        for j in order
-    ]
-    path = torch.tensor(order)
-    cores = tensor_train.elite_cores(
-        archive.indices[:, :3, path],
-        optimizer._weights(),
-        [kernel[None] for kernel in kernels],
-        torch.tensor([chi]),
+    expected = dense_train(archive, order, optimizer._weights(), mu, chi, mix)
+    if is_tilted:
+        values = torch.randn(1, 3, 3, generator=torch.Generator().manual_seed(0))
+        optimizer.model = SimpleNamespace(num_seen=100, table=lambda: values)
+        eta = 0.7 / optimizer.moves.deviation(values, archive.indices[:, :3])
+        a, b, c = (eta * values[0]).exp()
+        expected = expected * torch.einsum("i,j,k->ijk", a, b, c)
+        expected /= expected.sum()
+    # Standard error of a frequency is at most sqrt(.25 / 2e5) = .0011; 27 cells, 5 sigma.
+    found = frequencies(optimizer)
+    torch.testing.assert_close(found, expected.flatten(), atol=0.0056, rtol=0)
+
+
+def test_what_is_explored_is_not_tilted():
+    archive = archive_of([[0, 0, 0]])
+    optimizer = EliteTT(
+        three_symbols(), archive, batch=40_000, mutations=3.0, spread=0.0, explore=0.5
     )
-    # The train's modes come in the order of the path: bring them back.
-    dense = tensor_train.dense(cores)[0].permute(torch.argsort(path).tolist()).flatten()
-    # Standard error of a frequency is at most sqrt(p (1 - p) / 2e5) <= .0011; 27 cells, 5 sigma.
-    torch.testing.assert_close(frequencies(optimizer), dense, atol=0.0056, rtol=0)
+    likes_two = torch.zeros(1, 3, 3)
+    likes_two[..., 2] = 1.0
+    optimizer.model = SimpleNamespace(num_seen=100, table=lambda: likes_two)
+    explored, tilted = optimizer.ask()[0].split(20_000)
+    base = 0.6 * KERNEL[0, 2] + 0.2 * PRIORS[:, 2] + 0.2 / 3
+    # Standard error at most sqrt(.25 / 2e4) = .0035; 5 sigma.
+    shares = (explored == 2).float().mean(0)
+    torch.testing.assert_close(shares, base, atol=0.018, rtol=0)
+    assert ((tilted == 2).float().mean(0) > shares + 0.1).all()
+
+
+def test_what_symbols_add_is_learned():
+    """An additive objective over many symbols: with the model few evaluations suffice."""
+    random = torch.Generator().manual_seed(0)
+    values = torch.randn(20, 12, generator=random)
+
+    def objective(indices):
+        score = values[torch.arange(20), indices].sum(1, keepdim=True)
+        return Response(score, score)
+
+    def best(tilt):
+        archive = Archive(1, 20)
+        optimizer = EliteTT(Box([12] * 20), archive, tilt=tilt)
+        return float(search(objective, optimizer, archive, 600, ceiling=torch.inf).activations)
+
+    largest = float(values.amax(1).sum())
+    assert best(2.0) > 0.95 * largest > best(0.0)
 
 
 def test_without_switch_and_mutation_elites_come_back():
@@ -96,9 +141,8 @@ def test_full_uniform_mutation_is_random_search():
 
 
 def test_an_empty_archive_samples_the_prior():
-    space = three_symbols()
-    optimizer = EliteTT(space, Archive(1, 3), batch=100_000)
-    a, b, c = space.prior
+    optimizer = EliteTT(three_symbols(), Archive(1, 3), batch=100_000)
+    a, b, c = PRIORS
     expected = torch.einsum("i,j,k->ijk", a, b, c).flatten()
     # p <= .23: standard error at most .0014; 5 sigma.
     torch.testing.assert_close(frequencies(optimizer), expected, atol=0.007, rtol=0)
@@ -108,12 +152,7 @@ def test_rates_follow_what_succeeds():
     """An objective that rewards staying near one point calls for few mutations."""
     torch.manual_seed(0)
     num_modes = 32
-    space = SimpleNamespace(
-        mode_sizes=(8,) * num_modes,
-        order=torch.arange(num_modes),
-        prior=[torch.full((8,), 1 / 8)] * num_modes,
-        neighbours=lambda mode: torch.full((8, 8), 1 / 8),
-    )
+    space = Box([8] * num_modes)
     target = torch.randint(0, 8, (num_modes,))
 
     def objective(indices):
@@ -121,7 +160,7 @@ def test_rates_follow_what_succeeds():
         return Response(share, share)
 
     archive = Archive(1, num_modes)
-    optimizer = EliteTT(space, archive, mutations=16.0, learning_rate=0.3)
+    optimizer = EliteTT(space, archive, mutations=16.0, learning_rate=0.3, tilt=0.0)
     before = float(optimizer.mutation)
     search(objective, optimizer, archive, 600)
     assert float(optimizer.mutation) < 0.5 * before
@@ -137,6 +176,8 @@ def test_rates_follow_what_succeeds():
         ({"learning_rate": -0.1}, r"`learning_rate` must lie in \[0, 1\]"),
         ({"mutations": -1.0}, "`mutations` must not be negative"),
         ({"spread": -1.0}, "`spread` must not be negative"),
+        ({"tilt": -1.0}, "`tilt` must not be negative"),
+        ({"explore": 2.0}, r"`explore` must lie in \[0, 1\]"),
         ({"mix": (0.5, 0.5, 0.5)}, "`mix` must be three shares"),
     ],
 )
