@@ -22,7 +22,6 @@ class Archive:
         indices: int64 `(K, R, d)`, best first.
         scores: `(K, R)`, descending; -inf where nothing is kept yet.
         activations: `(K, R)`, of the same elites.
-        num_shown: How often each was shown, `(K, R)`, so that `revise` can average.
 
     Raises:
         ValueError: If an argument is not positive.
@@ -41,7 +40,6 @@ class Archive:
         )
         self.scores = torch.full((num_neurons, capacity), -torch.inf, device=device)
         self.activations = torch.zeros(num_neurons, capacity, device=device)
-        self.num_shown = torch.ones(num_neurons, capacity, device=device)
         # Multi-indices are compared by a random 64-bit linear hash (wrap-around arithmetic).
         random = torch.Generator().manual_seed(0)
         self._multipliers = torch.randint(
@@ -69,35 +67,14 @@ class Archive:
         self.scores, chosen = all_scores.topk(num_kept, 1)
         both = torch.cat([self.activations, activations.to(self.activations)], 1)
         self.activations = both.gather(1, chosen)
-        shown = torch.cat([self.num_shown, torch.ones_like(scores)], 1)
-        self.num_shown = shown.gather(1, chosen)
         self.indices = self._gather(indices, chosen)
-
-    def revise(self, response: Response) -> None:
-        """Average what the best answered when they were shown again into what is kept of them.
-
-        Args:
-            response: Activations and scores `(K, c)` of the c best elites of each neuron; what is
-                not finite changes nothing.
-        """
-        num = response.scores.shape[1]
-        is_known = self.scores[:, :num].isfinite() & response.scores.isfinite()
-        share = 1.0 / (self.num_shown[:, :num] + 1.0)
-        for kept, new in ((self.activations, response.activations), (self.scores, response.scores)):
-            mean = torch.lerp(kept[:, :num], new.float(), share)
-            kept[:, :num] = mean.where(is_known, kept[:, :num])
-        self.num_shown[:, :num] += is_known
-        self._put_in_order()
 
     def keep(self, is_kept: Tensor) -> None:
         """Forget the elites for which bool `(K, R)` is False."""
-        self.scores = self.scores.where(is_kept, -torch.inf)
-        self._put_in_order()
-
-    def _put_in_order(self) -> None:
-        self.scores, order = self.scores.sort(dim=1, descending=True, stable=True)
-        self.activations = self.activations.gather(1, order)
-        self.num_shown = self.num_shown.gather(1, order)
+        scores = self.scores.where(is_kept, -torch.inf)
+        self.scores, order = scores.sort(dim=1, descending=True, stable=True)
+        activations = self.activations.where(is_kept, 0.0)
+        self.activations = activations.gather(1, order)
         self.indices = self.indices.gather(1, order[..., None].expand_as(self.indices))
 
     def _gather(self, candidates: Tensor, chosen: Tensor) -> Tensor:

@@ -130,7 +130,8 @@ def probe_neurons(
         num_starts = plan.num_starts * plan.num_stimuli  # some will be too near what was found
         num_best = max(plan.num_top, num_starts, NUM_RACED if objective.is_noisy else 1)
         scores = oriented(answers, plan.direction).scores
-        best = scores.topk(min(num_best, len(natural.images)), 0).indices.T  # (K, best)
+        # Sorted, not `topk`: among equals that depends on how many are asked for.
+        best = scores.sort(dim=0, descending=True, stable=True).indices[:num_best].T  # (K, best)
         candidates = _starts(objective, natural.images, best[:, :num_starts].cpu(), previous)
         num_looked_at = plan.num_starts + (0 if previous is None else previous.shape[1])
         first, *others = find_stimuli(

@@ -13,9 +13,6 @@ from spikelens.am.archive import Archive
 from spikelens.am.optimizers.base import Optimizer
 from spikelens.arguments import require_integers
 
-# Rounds from one showing of a noisy network's elites to the next.
-_ROUNDS_A_RECHECK = 2
-
 Progress = Callable[[int, int, float], None]
 
 
@@ -33,8 +30,7 @@ class SearchResult:
     Attributes:
         indices: Best multi-index of each neuron, int64 `(K, d)`.
         activations: Its activation as the search saw it, `(K,)`.
-        curve: Activation of the best after each round, `(rounds, K)`; of a noisy network it may
-            fall, where a lucky elite was shown again.
+        curve: Activation of the best after each round, `(rounds, K)`.
         presentations: Images proposed and shown for each neuron, int64 `(K,)`; all neurons saw
             the sum of them.
         stop: Why the search ended.
@@ -58,7 +54,6 @@ def search(
     ceiling: Tensor | float = 1.0,
     is_pooled: bool = True,
     progress: Progress | None = None,
-    num_rechecked: int = 0,
 ) -> SearchResult:
     """Search for the multi-index of the largest score for each neuron.
 
@@ -76,9 +71,6 @@ def search(
         is_pooled: Whether a neuron profits from images proposed for others.
         progress: Called after each round with images shown, images allowed in total, and the
             mean best activation.
-        num_rechecked: Elites of each neuron that are shown again every other round, for a network
-            whose answers are noisy: what is kept of them becomes their mean. They count. At most
-            the archive's capacity; 0 for a network that answers the same each time.
 
     Returns:
         The best found for each neuron.
@@ -99,18 +91,14 @@ def search(
         if not is_active.any():
             stop = StopReason.SATURATED
             break
-        is_recheck = num_rechecked > 0 and len(curve) % _ROUNDS_A_RECHECK == 1
-        asked = _next(optimizer, archive, start, num_rechecked if is_recheck else 0)
+        asked = optimizer.ask() if start is None else start
         is_shown = is_active[:, None] & (torch.arange(asked.shape[1]) < left[:, None])  # (K, b)
         if not is_shown.any():
             break  # those with budget left are at their ceiling
-        if is_recheck:
-            archive.revise(_show(objective, asked, is_shown))
-        else:
-            answers = _show(objective, asked, is_shown, archive, is_pooled)
-            if start is None:
-                optimizer.tell(answers.scores)
-            start = None
+        answers = _show(objective, asked, is_shown, archive, is_pooled)
+        if start is None:
+            optimizer.tell(answers)
+        start = None
         left -= is_shown.sum(1)
         activations, scores = _state(archive)
         curve.append(activations)
@@ -127,23 +115,14 @@ def search(
     )
 
 
-def _next(
-    optimizer: Optimizer, archive: Archive, start: Tensor | None, num_rechecked: int
-) -> Tensor:
-    """Return what is looked at next, `(K, b, d)`: elites, the start, or what the optimizer asks."""
-    if num_rechecked:
-        return archive.indices[:, :num_rechecked]
-    return optimizer.ask() if start is None else start
-
-
 def _show(
     objective: Callable[[Tensor], Response],
     asked: Tensor,
     is_shown: Tensor,
-    archive: Archive | None = None,
-    is_pooled: bool = True,
-) -> Response:
-    """Evaluate what is to be shown of `asked` `(K, b, d)`, and archive it if there is an archive.
+    archive: Archive,
+    is_pooled: bool,
+) -> Tensor:
+    """Evaluate what is to be shown of `asked` `(K, b, d)` and archive it.
 
     Returns:
         What each neuron answered to its own proposals, `(K, b)`; NaN for what was not shown.
@@ -151,18 +130,13 @@ def _show(
     neurons, places = (index.to(asked.device) for index in is_shown.nonzero(as_tuple=True))
     shown = asked[neurons, places]
     response = objective(shown)
-    answers = []
-    for values in response:
-        own = values.new_full(is_shown.shape, torch.nan)
-        own[neurons, places] = values.gather(1, neurons[:, None]).squeeze(1)
-        answers.append(own)
-    if archive is None:
-        return Response(*answers)
+    answers = response.scores.new_full(is_shown.shape, torch.nan)
+    answers[neurons, places] = response.scores.gather(1, neurons[:, None]).squeeze(1)
     if not is_pooled:
         is_own = neurons[:, None] == torch.arange(len(asked), device=asked.device)  # (N, K)
         response = Response(*(values.where(is_own, torch.nan) for values in response))
     archive.add(shown, response)
-    return Response(*answers)
+    return answers
 
 
 def _state(archive: Archive) -> Tensor:

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 ENCODINGS = ("direct", "rate", "latency")
 
-_STRIDE = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd: no two draws of one seed share a stream
-
 
 class Encoder(nn.Module):
     """Turn images in [0, 1] into inputs over time.
@@ -67,9 +65,22 @@ class Encoder(nn.Module):
         if self.training:
             rate: Tensor = spikegen.rate(images, num_steps=self.num_steps)
             return rate
-        random = torch.Generator().manual_seed((self.seed + self.repeat * _STRIDE) % 2**63)
+        random = torch.Generator().manual_seed(_seed_of(self.seed, self.repeat))
         noise = torch.rand(self.num_steps, 1, *images.shape[1:], generator=random)
         return (noise.to(images.device) < images).to(images.dtype)
+
+
+def _seed_of(seed: int, repeat: int) -> int:
+    """Mix seed and number of a draw into 32 bits: torch's generator on the CPU takes no more.
+
+    Source: Steele et al., "Fast splittable pseudorandom number generators", 2014 (SplitMix64).
+    """
+    if repeat == 0:
+        return seed
+    mixed = (seed + repeat * 0x9E3779B97F4A7C15) % 2**64
+    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB % 2**64
+    return mixed >> 32
 
 
 def noisy_encoders(network: nn.Module) -> list[Encoder]:

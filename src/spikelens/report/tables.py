@@ -21,6 +21,7 @@ MEASURES = (
 _COLUMNS = (
     ("neuron", "neuron"),
     ("activation", "found"),
+    ("standard_error", "error"),
     ("natural_activation", "natural"),
     ("ratio", "ratio"),
     ("realism", "realism"),
@@ -41,22 +42,30 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
 
 
 def rows_table(rows: Sequence[Row], title: str = "") -> Table:
-    """Lay rows out for the terminal; a silent neuron says so instead of NaN."""
+    """Lay rows out for the terminal; a silent neuron says so instead of NaN.
+
+    The standard error stands beside the activation if any neuron has one, and the number of a
+    stimulus behind the neuron's name from the second on.
+    """
+    is_noisy = any(row.standard_error > 0 for row in rows)
+    columns = [column for column in _COLUMNS if is_noisy or column[1] != "error"]
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for _, heading in _COLUMNS:
+    for _, heading in columns:
         table.add_column(heading, justify="left" if heading == "neuron" else "right")
     for row in rows:
         values = asdict(row)
+        if row.stimulus:
+            values["neuron"] += f" #{row.stimulus + 1}"
         # Class names are the user's: Text keeps rich from reading markup in them.
-        cells = [Text(_cell(values[name])) for name, _ in _COLUMNS]
+        cells = [Text(_cell(values[name])) for name, _ in columns]
         if row.is_silent:
-            cells[_COLUMNS.index(("preferred", "class"))] = Text("silent")
+            cells[columns.index(("preferred", "class"))] = Text("silent")
         table.add_row(*cells)
     return table
 
 
 def layer_means(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Average rows over the neurons of each layer.
+    """Average rows over the neurons of each layer, each with its first stimulus.
 
     Args:
         rows: Of one epoch.
@@ -65,6 +74,7 @@ def layer_means(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
         For each layer, or layer and read-out such as `conv2@max`, the mean of each of `MEASURES`
         over the neurons that have one (NaN if none has), and `fraction_silent`.
     """
+    rows = [row for row in rows if row.stimulus == 0]
     layers: dict[str, dict[str, float]] = {}
     for layer in dict.fromkeys(_group(row) for row in rows):
         chosen = [row for row in rows if _group(row) == layer]
