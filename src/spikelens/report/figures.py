@@ -61,8 +61,9 @@ def _draw_others(page: "_Page", probe: Probe, k: int, x: int, y: int, side: int)
             page.write(left, y + side, "none far enough", _FAINT)
             continue
         page.paste(finding.stimuli[k], left, y, side)
-        page.write(left, y + side, f"{activation:.3f}", _INK)
-        page.write(left, y + side + _LINE, f"at {finding.distances[k]:.2f}", _FAINT)
+        # On the first line alone: the first stimulus' caption takes the second one up.
+        text = f"{activation:.3f} at {finding.distances[k]:.2f}"
+        page.write(left, y + side, text, _INK)
 
 
 def filmstrip(history: History, natural: Tensor, side: int = 64) -> Image.Image:

@@ -44,18 +44,18 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
 def rows_table(rows: Sequence[Row], title: str = "") -> Table:
     """Lay rows out for the terminal; a silent neuron says so instead of NaN.
 
-    The standard error stands beside the activation if any neuron has one, and the number of a
-    stimulus behind the neuron's name from the second on.
+    If any activation has a standard error, it stands beside it and sparseness is left out, so that
+    the table fits 80 characters. From a neuron's second stimulus on its number follows the name.
     """
-    is_noisy = any(row.standard_error > 0 for row in rows)
-    columns = [column for column in _COLUMNS if is_noisy or column[1] != "error"]
+    left_out = "sparse" if any(row.standard_error > 0 for row in rows) else "error"
+    columns = [column for column in _COLUMNS if column[1] != left_out]
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for _, heading in columns:
         table.add_column(heading, justify="left" if heading == "neuron" else "right")
     for row in rows:
         values = asdict(row)
         if row.stimulus:
-            values["neuron"] += f" #{row.stimulus + 1}"
+            values["neuron"] += f"#{row.stimulus + 1}"
         # Class names are the user's: Text keeps rich from reading markup in them.
         cells = [Text(_cell(values[name])) for name, _ in columns]
         if row.is_silent:
