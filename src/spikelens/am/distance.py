@@ -25,7 +25,7 @@ class LatentDistance:
 
     Example:
         >>> from spikelens.generators.cosines import Cosines
-        >>> space = Cosines(1, 8, num_frequencies=2)
+        >>> space = Cosines(1, 8, num_frequencies=8)
         >>> points = space.sample(200, torch.Generator().manual_seed(1))
         >>> round(float(LatentDistance(space)(points, points.flip(0)).square().mean()), 1)
         1.0

@@ -127,11 +127,8 @@ def probe_neurons(
         objective = Objective(generator, recorder, plan.chunk, count.add, seed=plan.seed)
         count.total = _num_images(objective, plan, len(natural.images))
         answers = objective.of_images(natural.images)
+        best = _ranked(oriented(answers, plan.direction).scores)  # (K, N)
         num_starts = plan.num_starts * plan.num_stimuli  # some will be too near what was found
-        num_best = max(plan.num_top, num_starts, NUM_RACED if objective.is_noisy else 1)
-        scores = oriented(answers, plan.direction).scores
-        # Sorted, not `topk`: among equals that depends on how many are asked for.
-        best = scores.sort(dim=0, descending=True, stable=True).indices[:num_best].T  # (K, best)
         candidates = _starts(objective, natural.images, best[:, :num_starts].cpu(), previous)
         num_looked_at = plan.num_starts + (0 if previous is None else previous.shape[1])
         first, *others = find_stimuli(
@@ -139,9 +136,8 @@ def probe_neurons(
         )
         natural_activations = _natural(objective, plan, answers, natural.images, best).cpu()
     is_rate = torch.tensor([neuron.ceiling for neuron in neurons]).isfinite()
-    stimuli = torch.stack([finding.stimuli for finding in (first, *others)])
-    realism = _realism(objective, stimuli.flatten(0, 1), natural.images).view(len(stimuli), -1)
-    elites = torch.stack([finding.elites for finding in (first, *others)], 2).flatten(1, 2)
+    stimuli = torch.cat([finding.stimuli for finding in (first, *others)])
+    realism = _realism(objective, stimuli, natural.images).split(len(neurons))
     has_spiked = (first.activations > 0) | (answers.activations.amax(0).cpu() > 0)
     return Probe(
         neurons=tuple(neurons),
@@ -155,13 +151,19 @@ def probe_neurons(
         selectivity=measure(
             answers.activations, natural.labels, len(natural.classes), is_rate.to(device)
         ),
-        elites=elites,
+        elites=torch.stack([f.elites for f in (first, *others)], 2).flatten(1, 2),
         search=first.search,
         direction=plan.direction,
         standard_errors=first.standard_errors,
         others=tuple(others),
-        other_realism=tuple(realism[1:]),
+        other_realism=realism[1:],
     )
+
+
+def _ranked(scores: Tensor) -> Tensor:
+    """Return the images by falling score `(N, K)` of each neuron, int64 `(K, N)`."""
+    # Not `topk`: which of several equals it takes depends on how many are asked for.
+    return scores.sort(dim=0, descending=True, stable=True).indices.T
 
 
 def _num_images(objective: Objective, plan: SearchPlan, num_natural: int) -> int:

@@ -19,7 +19,7 @@ class Target:
     Scores are turned round where the least exciting stimulus is wanted; activations stay in the
     neurons' own units. A point that is too near one of the stimuli that a neuron has already got
     is scored -inf for that neuron. Each call is the next repeat, so that a noisy network shows
-    fresh noise each time.
+    fresh noise each time: a search that saw one draw throughout fits its stimulus to it.
 
     Args:
         objective: Multi-indices int64 `(N, d)` and the number of the repeat to activations and

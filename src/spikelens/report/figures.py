@@ -89,7 +89,7 @@ def filmstrip(history: History, natural: Tensor, side: int = 64) -> Image.Image:
     rows = -(-len(names) // blocks)
     page = _Page(columns, rows, cell, margin=76, header=_LINE, blocks=blocks)
     stimulus, images = _names(history.direction)
-    page.title(f"{stimulus} by epoch, then the {images} of the last epoch")
+    page.title(f"{stimulus} by epoch, then {images}")
     headings = [f"epoch {history.epochs[probe]}" for probe in probes]
     headings += ["natural"] * natural.shape[1]
     for k, name in enumerate(names):
