@@ -41,8 +41,9 @@ def probe(cfg: DictConfig) -> Probe:
     run = OmegaConf.create(checkpoint.config)
     if "am" not in run:  # its ${generator} and ${seed} become the run's
         run.am = hydra.compose("train", ["+am=enabled"]).am
-    of_search = ("budget", "num_starts", "seed", "precision", "chunk")
-    for key in ("neurons", "generator", "num_natural", *of_search):
+    of_search = {"budget", "num_starts", "seed", "precision", "chunk", "direction"}
+    of_search |= {"num_stimuli", "min_distance", "num_repeats"}
+    for key in ("neurons", "generator", "num_natural", *sorted(of_search)):
         if cfg.get(key) is not None:
             place = f"search.{key}" if key in of_search else key
             OmegaConf.update(run.am, place, cfg[key], merge=False, force_add=True)

@@ -40,6 +40,9 @@ class ActivationMaximizationCallback(L.Callback):
     - `am/fraction_silent/<layer>`: neurons that nothing made spike, in [0, 1] (layers only).
     - pictures `am/<layer>` (stimuli beside natural images) and `am/filmstrip`.
 
+    With `direction: minimize` in the search, tags begin with `am_minimize/` and
+    `am_minimize_neurons/`. Of several stimuli a neuron, the first is logged and in the filmstrip.
+
     Neurons that are not read by their mean rate are averaged apart: `am/activation/<layer>.max`.
     Populations are averaged as the layer `population`, and have their terms for a suffix: that of
     `0.5*conv2:3+conv2:7` is `0.5_conv2.3_conv2.7`, as TensorBoard would write it.
@@ -82,6 +85,7 @@ class ActivationMaximizationCallback(L.Callback):
         self.history = History()
         self.neurons: list[Neuron] = []
         self.stage = ""
+        self.root = "am" if search.direction == "maximize" else f"am_{search.direction}"
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Check neurons, generator, data and optimizer before anything is trained."""
@@ -133,10 +137,12 @@ class ActivationMaximizationCallback(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, probe: Probe, rows: Sequence[Row]
     ) -> None:
         for layer, means in layer_means(rows).items():
-            pl_module.log_dict({_tag("am", name, layer): value for name, value in means.items()})
-        for row in rows:
+            pl_module.log_dict(
+                {_tag(self.root, name, layer): value for name, value in means.items()}
+            )
+        for row in (row for row in rows if row.stimulus == 0):
             for name in MEASURES:
-                pl_module.log(_tag("am_neurons", name, row.neuron), getattr(row, name))
+                pl_module.log(_tag(f"{self.root}_neurons", name, row.neuron), getattr(row, name))
         epoch = f"_epoch{trainer.current_epoch:03d}"
         for layer in dict.fromkeys(neuron.layer for neuron in self.neurons):
             self._show(trainer, layer, layer_panel(probe, layer), epoch)
@@ -145,7 +151,7 @@ class ActivationMaximizationCallback(L.Callback):
             write_rows(self.history.rows, self.folder / "neurons")
 
     def _show(self, trainer: L.Trainer, name: str, picture: Image.Image, suffix: str = "") -> None:
-        log_picture(trainer.loggers, f"am/{name}", picture, trainer.global_step - 1)
+        log_picture(trainer.loggers, f"{self.root}/{name}", picture, trainer.global_step - 1)
         if self.folder is not None and trainer.is_global_zero:
             save_picture(picture, self.folder / f"{name}{suffix}.png")
 

@@ -196,6 +196,16 @@ def test_a_generator_of_another_kind_is_named_anew_for_a_probe(tmp_path):
         assert result.search.presentations.tolist() == [4]
 
 
+def test_a_probe_takes_another_direction_and_number_of_stimuli(run, tmp_path):
+    few = [f"ckpt={run[0]}/checkpoints/last.ckpt", "neurons=[conv1:0-1]", "budget=12"]
+    options = ["direction=minimize", "num_stimuli=2", "min_distance=0.7", "num_repeats=3"]
+    result = probe(configure("probe", tmp_path, *few, *options))
+    assert result.direction == "minimize"
+    assert (result.activations <= result.natural_activations).all()
+    assert len(result.others) == 1
+    assert (result.others[0].distances >= 0.7 - 1e-3).all()
+
+
 def test_a_probe_can_do_without_natural_images_to_start_from(run, tmp_path):
     codes = [
         "generator=external_codes",

@@ -50,6 +50,33 @@ def test_a_row_says_what_the_probe_found(probe):
     assert rows[0].preferred in ("a", "b", "c")
 
 
+def test_each_further_stimulus_is_a_row_and_history_keeps_the_first(tiny_network, natural):
+    optimizer = functools.partial(RandomSearch, batch=2)
+    plan = SearchPlan(budget=5, num_starts=2, num_elites=4, num_stimuli=2, min_distance=0.5)
+    generator = Bars(side=8)
+    probe = probe_neurons(tiny_network, generator, NEURONS, natural, optimizer, plan)
+    rows = rows_of(probe, 0)
+    assert [row.stimulus for row in rows] == [0] * 3 + [1] * 3
+    assert [row.neuron for row in rows[3:]] == [str(neuron) for neuron in NEURONS]
+    (other,) = probe.others
+    for k, (first, second) in enumerate(zip(rows[:3], rows[3:], strict=True)):
+        assert second.activation == other.activations[k].item()
+        assert second.presentations == 5
+        assert second.distance >= 0.5 - 1e-3
+        assert math.isnan(first.distance)
+        assert first.standard_error == second.standard_error == 0.0
+        assert second.realism == probe.other_realism[0][k].item()
+        assert second.auroc == first.auroc or math.isnan(first.auroc)
+        if first.natural_activation > 0:
+            wanted = second.activation / first.natural_activation
+            assert second.ratio == pytest.approx(wanted, rel=1e-6)
+    history = History()
+    history.append(probe, 0, None)
+    assert torch.equal(history.activations[0], probe.activations)
+    assert history.names == [str(neuron) for neuron in NEURONS]
+    assert history.direction == "maximize"
+
+
 def test_a_silent_neuron_has_no_class_and_no_ratio(probe):
     mute = dataclasses.replace(
         probe,

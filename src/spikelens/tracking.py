@@ -1,7 +1,7 @@
 """What the same neurons wanted to see, epoch after epoch."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from spikelens.am.probe import Probe
 
 @dataclass(frozen=True)
 class Row:
-    """One neuron at one epoch, as it stands in the tables.
+    """One stimulus of a neuron at one epoch, as it stands in the tables.
 
     Attributes:
         epoch: Epoch, from 0; -1 for a checkpoint probed by itself.
@@ -22,7 +22,8 @@ class Row:
         neuron: The neuron's full name.
         activation: Activation of the optimal stimulus; in [0, 1] but for membranes, contrasts and
             populations.
-        natural_activation: Activation of the best natural image.
+        natural_activation: Activation of the best natural image; the least exciting one if
+            `direction` is `minimize`.
         ratio: The former / the latter; NaN where the latter is not positive.
         preferred: Name of the class that excites the neuron most; empty for a silent one.
         class_selectivity: Class selectivity index in [0, 1]; NaN for a silent neuron, and where
@@ -31,9 +32,14 @@ class Row:
         lifetime_sparseness: In [0, 1]; NaN where `class_selectivity` is.
         is_silent: Neither image nor stimulus made it spike; False where activations may be
             negative.
-        presentations: Images shown on its behalf.
+        presentations: Images shown on its behalf in the search for this stimulus.
         realism: Share of natural images that look no more natural to the generator than the
             stimulus, in [0, 1]; NaN where it cannot tell.
+        direction: `maximize` or `minimize`.
+        stimulus: Which of the neuron's stimuli, from 0, in the order found.
+        standard_error: Of `activation` over repeats; 0 for a network that answers the same each
+            time, NaN for a single repeat.
+        distance: To the nearest of the neuron's stimuli found before; NaN for the first.
     """
 
     epoch: int
@@ -49,11 +55,35 @@ class Row:
     lifetime_sparseness: float
     is_silent: bool
     presentations: int
-    realism: float = float("nan")  # unknown to runs of older versions
+    realism: float = float("nan")  # this and what follows: unknown to runs of older versions
+    direction: str = "maximize"
+    stimulus: int = 0
+    standard_error: float = float("nan")
+    distance: float = float("nan")
 
 
 def rows_of(probe: Probe, epoch: int) -> list[Row]:
-    """Write a probe as one row a neuron."""
+    """Write a probe as one row a neuron and stimulus: the first of all neurons, the second, …."""
+    rows = _first_rows(probe, epoch)
+    for number, finding in enumerate(probe.others, 1):
+        ratio, realism = probe.ratio_of(finding.activations), probe.other_realism[number - 1]
+        rows += [
+            replace(
+                row,
+                stimulus=number,
+                activation=float(finding.activations[k]),
+                standard_error=float(finding.standard_errors[k]),
+                ratio=float(ratio[k]),
+                realism=float(realism[k]),
+                distance=float(finding.distances[k]),
+                presentations=int(finding.search.presentations[k]),
+            )
+            for k, row in enumerate(rows[: len(probe.neurons)])
+        ]
+    return rows
+
+
+def _first_rows(probe: Probe, epoch: int) -> list[Row]:
     ratio = probe.ratio
     chosen = probe.selectivity
     return [
@@ -72,6 +102,8 @@ def rows_of(probe: Probe, epoch: int) -> list[Row]:
             is_silent=bool(probe.is_silent[k]),
             presentations=int(probe.search.presentations[k]),
             realism=float(probe.realism[k]),
+            direction=probe.direction,
+            standard_error=float(probe.standard_errors[k]),
         )
         for k, neuron in enumerate(probe.neurons)
     ]
@@ -82,11 +114,11 @@ class History:
 
     Attributes:
         epochs: Epoch of each probe, ascending.
-        stimuli: uint8 `(K, C, H, W)` of each probe.
+        stimuli: uint8 `(K, C, H, W)` of each probe; of several stimuli a neuron the first.
         start: What the last probe started from beside natural images, int64 `(K, m, d)`, so that
             it can be done again; None for the first probe.
         elites: Elites of the last probe, int64 `(K, R, d)`; None before the first.
-        rows: One row a neuron and probe, in order.
+        rows: One row a neuron, stimulus and probe, in order.
     """
 
     def __init__(self) -> None:
@@ -103,14 +135,20 @@ class History:
 
     @property
     def activations(self) -> Tensor:
-        """Activation of each neuron's stimulus at each probe, `(epochs, K)`."""
-        return torch.tensor([row.activation for row in self.rows]).view(len(self.epochs), -1)
+        """Activation of each neuron's first stimulus at each probe, `(epochs, K)`."""
+        firsts = [row.activation for row in self.rows if row.stimulus == 0]
+        return torch.tensor(firsts).view(len(self.epochs), -1)
+
+    @property
+    def direction(self) -> str:
+        """Direction of the last probe, `maximize` or `minimize`."""
+        return self.rows[-1].direction
 
     def append(self, probe: Probe, epoch: int, start: Tensor | None) -> list[Row]:
         """Add the probe of an epoch and what it started from; returns its rows."""
         rows = rows_of(probe, epoch)
         self.epochs.append(epoch)
-        self.stimuli.append((probe.stimuli * 255).round().to(torch.uint8))
+        self.stimuli.append((probe.stimuli.nan_to_num() * 255).round().to(torch.uint8))
         self.start, self.elites = start, probe.elites
         self.rows += rows
         return rows

@@ -87,3 +87,14 @@ def test_what_overflows_in_the_archives_type_is_never_kept():
     scores = torch.tensor([[1e300], [1.0]], dtype=torch.float64)
     archive.add(torch.tensor([[0], [1]]), Response(scores, scores))
     assert archive.scores.tolist() == [[1.0, -torch.inf]]
+
+
+def test_what_is_not_kept_is_forgotten_by_that_neuron_alone():
+    archive = Archive(num_neurons=2, num_modes=2, capacity=3)
+    offer(archive, [[0, 0], [0, 1], [1, 0]], [[1.0, 9.0], [2.0, 8.0], [3.0, 7.0]])
+    archive.keep(torch.tensor([[False, True, True], [True, False, True]]))
+    assert archive.indices[:, :2].tolist() == [[[0, 1], [0, 0]], [[0, 0], [1, 0]]]
+    assert archive.scores.tolist() == [[2.0, 1.0, -torch.inf], [9.0, 7.0, -torch.inf]]
+    assert archive.activations.tolist() == [[20.0, 10.0, 0.0], [90.0, 70.0, 0.0]]
+    offer(archive, [[1, 0]], [[0.5, 0.5]])  # forgotten, so it may come back; known to neuron 1
+    assert archive.scores.tolist() == [[2.0, 1.0, 0.5], [9.0, 7.0, -torch.inf]]

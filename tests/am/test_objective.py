@@ -36,6 +36,24 @@ def test_values_depend_on_the_multi_index_alone(network):
         assert torch.equal(same, each)
 
 
+def test_repeats_differ_for_rate_codes_alone_and_are_pure(network):
+    generator, indices = Bars(side=8), torch.randint(0, 5, (9, 64))
+    is_noisy = network.encoder.encoding == "rate"
+    with Recorder(network, neurons_of(network)) as recorder:
+        objective = Objective(generator, recorder, chunk=4)
+        first, second = objective(indices, repeat=1), objective(indices, repeat=2)
+        parts = [objective(part, repeat=1).scores for part in indices.split(2)]
+        other_seed = Objective(generator, recorder, chunk=4, seed=1)(indices, repeat=1)
+        images = objective.of_images(generator.decode(indices), repeat=2)
+        plain = objective(indices)
+    assert objective.is_noisy == is_noisy
+    assert torch.equal(torch.cat(parts), first.scores)
+    assert torch.equal(images.scores, second.scores)
+    for one, other in ((first, second), (first, other_seed), (plain, first)):
+        assert torch.equal(one.scores, other.scores) != is_noisy
+    assert network.encoder.repeat == 0
+
+
 def test_images_and_their_codes_agree(network):
     generator = Bars(num_symbols=256, side=8)
     codes = torch.randint(0, 256, (5, 64))

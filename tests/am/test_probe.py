@@ -7,12 +7,14 @@ import torch
 from conftest import Bars
 
 from spikelens.am.activations import Recorder
+from spikelens.am.distance import LatentDistance
 from spikelens.am.neurons import Neuron
 from spikelens.am.objective import Objective
 from spikelens.am.optimizers.elite_tt import EliteTT
 from spikelens.am.optimizers.protes import Protes
 from spikelens.am.optimizers.random import RandomSearch
 from spikelens.am.probe import SearchPlan, _realism, find_neurons, probe_neurons
+from spikelens.models.spiking_cnn import small
 
 GENERATOR = Bars(num_symbols=8, side=8)
 NEURONS = [Neuron("conv1", 0), Neuron("fc1", 5, "membrane"), Neuron("conv2", 1, "max")]
@@ -225,6 +227,93 @@ def test_time_steps_are_checked_before_any_work(tiny_network):
         ValueError, match="from 0 to 3 in conv3, first before last, but got 'steps2-4'"
     ):
         find_neurons(tiny_network, GENERATOR, "conv3:*@steps2-4", (1, 8, 8), EliteTT)
+
+
+def test_downward_everything_is_compared_with_the_least(tiny_network, natural):
+    probe = run(tiny_network, natural, direction="minimize")
+    up = run(tiny_network, natural)
+    with Recorder(tiny_network, NEURONS) as recorder:
+        shown = recorder.respond(probe.stimuli).activations.diagonal()
+        answers = Objective(GENERATOR, recorder, chunk=16).of_images(natural.images)
+    assert probe.direction == "minimize"
+    torch.testing.assert_close(probe.activations, shown)
+    torch.testing.assert_close(probe.natural_activations, answers.activations.amin(0))
+    assert (probe.activations <= probe.natural_activations).all()
+    assert probe.activations[0] < up.activations[0]
+    for k, top in enumerate(probe.natural_top):
+        places = [int((natural.images == image).flatten(1).all(1).nonzero()) for image in top]
+        scores = answers.scores[places, k]
+        assert torch.equal(scores, answers.scores[:, k].sort().values[:4])
+    # A neuron that natural images make spike is not silent because the stimulus does not.
+    assert answers.activations[:, 0].amax() > probe.activations[0] == 0.0
+    assert probe.is_silent.tolist() == [False, False, True]
+    assert (probe.search.presentations == 40).all()
+
+
+def test_several_stimuli_are_apart_and_what_the_network_does(tiny_network, natural):
+    probe = run(tiny_network, natural, num_stimuli=3, min_distance=0.4)
+    points = torch.stack([probe.search.indices, *(f.indices for f in probe.others)], 1)
+    apart = LatentDistance(GENERATOR)(points, points) + torch.eye(3)
+    assert apart.min() >= 0.4 - 1e-3
+    with Recorder(tiny_network, NEURONS) as recorder:
+        for finding in probe.others:
+            shown = recorder.respond(finding.stimuli).activations.diagonal()
+            torch.testing.assert_close(finding.activations, shown)
+    assert probe.elites.shape == (3, 3 * 32, 64)
+    assert torch.equal(probe.elites[:, 1], probe.others[0].elites[:, 0])
+    assert [realism.shape for realism in probe.other_realism] == [(3,), (3,)]
+    alone = run(tiny_network, natural)
+    assert torch.equal(alone.stimuli, probe.stimuli)
+
+
+@pytest.fixture
+def noisy_network():
+    torch.manual_seed(0)
+    return small(1, 8, 3, num_steps=4, width=4, encoding="rate").eval()
+
+
+def test_under_noise_stimuli_and_natural_images_are_told_afresh(noisy_network, natural):
+    seen = []
+    plan = SearchPlan(budget=40, num_starts=3, chunk=16, num_repeats=25, precision="float32")
+    neurons = [Neuron("conv1", 1), Neuron("conv1", 2)]
+    probe = probe_neurons(
+        noisy_network, GENERATOR, neurons, natural, EliteTT, plan, None, lambda *a: seen.append(a)
+    )
+    assert seen[-1][0] == seen[-1][1] == 30 + 2 * (40 + 2 * (8 + 4 + 2) * 2 + 2 * 25)
+    with Recorder(noisy_network, neurons) as recorder:
+        objective = Objective(GENERATOR, recorder, chunk=16, seed=5)
+        repeats = [objective.of_images(probe.stimuli, r).activations.diagonal() for r in range(99)]
+        answers = torch.stack([objective.of_images(natural.images, r)[0] for r in range(99)])
+    repeats = torch.stack(repeats)
+    error = repeats.std(0) * (1 / 25 + 1 / 99) ** 0.5
+    assert ((probe.activations - repeats.mean(0)).abs() < 5 * error).all()
+    torch.testing.assert_close(probe.standard_errors, repeats.std(0) / 5.0, rtol=0.6, atol=0.0)
+    # The best natural image is good on the average: no luck, and near the best there is.
+    best = answers.mean(0).amax(0)
+    assert (probe.natural_activations < best + 5 * error).all()
+    assert (probe.natural_activations > 0.9 * best).all()
+    assert noisy_network.encoder.repeat == 0
+
+
+def test_probes_of_noisy_networks_can_be_done_again(noisy_network, natural):
+    first, again = (run(noisy_network, natural, budget=12, num_repeats=2) for _ in range(2))
+    assert torch.equal(first.activations, again.activations)
+    assert torch.equal(first.elites, again.elites)
+    assert run(noisy_network, natural, budget=12, num_repeats=1).standard_errors.isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"direction": "down"}, "`direction` must be one of maximize, minimize, but got 'down'"),
+        ({"min_distance": 1.5}, r"`min_distance` must lie in \[0, 1\], but got 1.5"),
+        ({"num_stimuli": 0}, "`num_stimuli` must be a positive integer, but got 0"),
+        ({"num_repeats": 0}, "`num_repeats` must be a positive integer, but got 0"),
+    ],
+)
+def test_directions_and_distances_are_checked(arguments, says):
+    with pytest.raises(ValueError, match=says):
+        SearchPlan(**arguments)
 
 
 @pytest.mark.parametrize("name", ["budget", "num_elites", "num_top", "chunk", "num_starts", "seed"])

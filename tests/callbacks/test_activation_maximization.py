@@ -25,12 +25,12 @@ from spikelens.generators.external import ExternalCodes
 NEURONS = ["conv1:0-1", "fc1:3", "output:*"]
 
 
-def watch(neurons=NEURONS, generator=None, optimizer=EliteTT, budget=12, **arguments):
+def watch(neurons=NEURONS, generator=None, optimizer=EliteTT, budget=12, plan=None, **arguments):
     return ActivationMaximizationCallback(
         neurons,
         generator or Bars(side=8),
         optimizer,
-        SearchPlan(budget=budget, num_starts=2),
+        SearchPlan(budget=budget, num_starts=2, **(plan or {})),
         num_natural=20,
         **arguments,
     )
@@ -130,6 +130,22 @@ def test_tags_and_files_take_every_form_of_a_name(stripes, build_model, fit, tmp
     assert (tmp_path / "panels" / "population_epoch000.png").is_file()
     rows = pyarrow.parquet.read_table(tmp_path / "panels" / "neurons.parquet").to_pylist()
     assert [row["neuron"] for row in rows] == names
+
+
+def test_downward_and_of_several_stimuli_the_first_is_logged(stripes, build_model, fit, tmp_path):
+    plan = {"direction": "minimize", "num_stimuli": 2, "num_repeats": 2}
+    callback = watch("conv1:0-1", folder=str(tmp_path), plan=plan)
+    trainer = fit(build_model(), stripes, [callback], max_epochs=2)
+    rows = pyarrow.parquet.read_table(tmp_path / "neurons.parquet").to_pylist()
+    assert [row["stimulus"] for row in rows] == [0, 0, 1, 1] * 2
+    assert {row["direction"] for row in rows} == {"minimize"}
+    firsts = [row["activation"] for row in rows[4:6]]
+    metrics = trainer.callback_metrics
+    for name in metrics:
+        assert not name.startswith(("am/", "am_neurons/"))
+    assert metrics["am_minimize/activation/conv1"] == pytest.approx(sum(firsts) / 2)
+    assert metrics["am_minimize_neurons/activation/conv1.1"] == pytest.approx(firsts[1])
+    assert callback.history.activations.shape == (2, 2)
 
 
 @pytest.mark.parametrize(("every", "epochs"), [(1, [0, 1, 2]), (2, [1]), (3, [2])])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from spikelens.models.encoding import ENCODINGS, Encoder
+from spikelens.models.encoding import ENCODINGS, Encoder, noisy_encoders, repeated
 
 
 @pytest.fixture
@@ -95,3 +95,39 @@ def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="at least 2 for latency codes, but got 1"):
         Encoder("latency", 1)
     assert Encoder("latency", 2)(torch.ones(1, 1, 1, 1)).flatten().tolist() == [1.0, 0.0]
+
+
+def test_repeats_are_other_draws_each_the_same_every_time(images):
+    encoder = Encoder("rate", 9, seed=1).eval()
+    draws = []
+    for repeat in (0, 1, 2, 2**62, 1):
+        with repeated([encoder], repeat):
+            draws.append(encoder(images))
+    assert torch.equal(draws[0], encoder(images))  # what is seen otherwise is repeat 0
+    assert torch.equal(draws[1], draws[4])
+    for one in range(4):
+        assert not any(torch.equal(draws[one], draws[other]) for other in range(one))
+
+
+def test_repeats_average_to_the_pixel():
+    value, num = 0.3, 400
+    encoder = Encoder("rate", 5).eval()
+    total = torch.zeros(5, 1, 1, 2, 2)
+    for repeat in range(num):
+        with repeated([encoder], repeat):
+            total += encoder(torch.full((1, 1, 2, 2), value))
+    # Five standard deviations of a mean of 400 Bernoulli draws, of 20 of them.
+    assert (total / num - value).abs().max() < 5 * (value * (1 - value) / num) ** 0.5
+
+
+def test_a_failure_puts_the_draw_back():
+    encoder = Encoder("rate", 3)
+    with pytest.raises(ArithmeticError), repeated([encoder], 4):
+        raise ArithmeticError
+    assert encoder.repeat == 0
+
+
+@pytest.mark.parametrize(("encoding", "is_noisy"), [("rate", 1), ("direct", 0), ("latency", 0)])
+def test_only_rate_codes_are_noisy(encoding, is_noisy):
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), Encoder(encoding, 3))
+    assert len(noisy_encoders(network)) == is_noisy

@@ -6,6 +6,7 @@ import torch
 from conftest import Bars
 from PIL import Image
 
+from spikelens.am.finding import Finding
 from spikelens.am.neurons import Neuron, Population, Term
 from spikelens.am.optimizers.random import RandomSearch
 from spikelens.am.probe import SearchPlan, probe_neurons
@@ -64,6 +65,52 @@ def test_a_panel_has_a_cell_for_each_neuron_of_the_layer(probe):
     assert corner_of(panel, (255, 255, 0), side) == (6 + 82 + 6, 23)
     assert (to_tensor(panel) == flat(CYAN, 1)).all(0).sum() == 0  # of another layer
     corner_of(layer_panel(probe, "fc1", side=side), CYAN, side)
+
+
+def other_of(probe, colours, activations):
+    """A further stimulus of each neuron, of a colour, .75 from the first."""
+    stimuli = torch.stack([flat(colour) for colour in colours]) / 255
+    activations = torch.tensor(activations)
+    return Finding(
+        indices=probe.search.indices,
+        stimuli=stimuli,
+        activations=activations,
+        standard_errors=torch.zeros(4),
+        distances=torch.full((4,), 0.75),
+        elites=probe.elites,
+        search=probe.search,
+    )
+
+
+def test_further_stimuli_stand_between_the_first_and_natural_images(probe):
+    black = (0, 0, 0)
+    others = [
+        other_of(probe, [GREEN, black, black, black], [0.5] * 4),
+        other_of(probe, [BLUE, PINK, black, black], [0.5, torch.nan, 0.5, 0.5]),
+    ]
+    natural = probe.natural_top.clone()
+    natural[0, 0] = flat(CYAN)
+    probe = dataclasses.replace(probe, others=tuple(others), natural_top=natural)
+    panel = layer_panel(probe, "conv1", columns=4, side=40)
+    # Four sides a neuron instead of two: two neurons in a row instead of four.
+    assert panel.size == (max(360, 6 + 2 * (3 * 42 + 40 + 6)), 23 + 2 * (40 + 26 + 6))
+    x, y = corner_of(panel, RED, 40)
+    found = [corner_of(panel, colour, 40) for colour in (GREEN, BLUE)]
+    assert found == [(x + 42, y), (x + 84, y)]
+    assert corner_of(panel, CYAN, 20) == (x + 126, y)
+    assert (to_tensor(panel) == flat(PINK, 1)).all(0).sum() == 0  # none was found there
+
+
+def test_titles_tell_the_direction(probe):
+    def titles(probe):
+        history = History()
+        history.append(probe, 0, None)
+        pictures = layer_panel(probe, "conv1"), filmstrip(history, probe.natural_top)
+        return [to_tensor(picture)[:, :20] for picture in pictures]
+
+    down = titles(dataclasses.replace(probe, direction="minimize"))
+    for one, other in zip(titles(probe), down, strict=True):
+        assert not torch.equal(one, other)
 
 
 def test_natural_images_stand_in_a_square_beside_the_stimulus(probe):

@@ -121,3 +121,23 @@ def test_the_terminal_shows_numbers_and_says_silent():
     assert "silent" in mute
     assert "nan" not in mute
     assert mute.count("-") == 5  # ratio, realism and three measures
+
+
+def test_noise_and_further_stimuli_show_in_the_table():
+    second = dataclasses.replace(LOUD, stimulus=1, activation=0.625, standard_error=0.0125)
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(rows_table([LOUD, second]))
+    heading, _, loud, other = [line for line in capture.get().splitlines() if line.strip()]
+    assert " ".join(heading.split()) == "neuron found error natural ratio realism class CSI AUROC"
+    assert loud.split()[:3] == ["conv1:0", "0.750", "-"]
+    assert other.split()[:3] == ["conv1:0#2", "0.625", "0.013"]
+    with console.capture() as capture:
+        console.print(rows_table([LOUD]))
+    assert "error" not in capture.get()
+    assert "sparse" in capture.get()
+
+
+def test_means_are_over_first_stimuli():
+    second = dataclasses.replace(LOUD, stimulus=1, activation=0.25)
+    assert layer_means([LOUD, second]) == layer_means([LOUD])

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import OmegaConf
 from PIL import Image
 
+from spikelens.am.finding import Finding
 from spikelens.am.neurons import Neuron
 from spikelens.am.optimizers.random import RandomSearch
 from spikelens.am.probe import SearchPlan, probe_neurons
@@ -233,6 +234,26 @@ def test_a_probe_is_printed_and_written(probe, tmp_path, capsys):
     for layer in ("conv1", "fc1"):
         with Image.open(tmp_path / f"{layer}.png") as picture:
             picture.verify()
+
+
+def test_the_terminal_counts_all_searches_and_says_what_was_not_found(probe, tmp_path, capsys):
+    search = dataclasses.replace(probe.search, presentations=torch.tensor([5, 4, 2]), seconds=1.0)
+    nothing = torch.full((3,), torch.nan)
+    other = Finding(
+        search.indices,
+        probe.stimuli * torch.nan,
+        torch.tensor([0.5, torch.nan, 0.5]),
+        *(nothing, nothing),
+        probe.elites,
+        search,
+    )
+    changed = {"others": (other,), "other_realism": (nothing,), "direction": "minimize"}
+    report_probe(dataclasses.replace(probe, search=search, **changed), tmp_path)
+    out = capsys.readouterr().out
+    assert "22 images shown in 2.0 s (budget spent)." in out
+    assert "conv1:1: no stimulus #2 found far enough from the others." in out
+    assert out.count("no stimulus") == 1
+    assert "What excites these neurons least" in out
 
 
 def test_a_probe_makes_its_folder(probe, tmp_path, capsys):

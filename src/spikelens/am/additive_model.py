@@ -1,4 +1,4 @@
-"""A linear model of scores in what symbols stand for: a tensor train of rank 2, fitted as one goes."""
+"""A linear model of scores in what symbols stand for: a train of rank 2, fitted as one goes."""
 
 import torch
 from torch import Tensor

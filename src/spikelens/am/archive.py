@@ -76,6 +76,14 @@ class Archive:
         self._hashes = hashes.gather(1, chosen)
         self.indices = self._gather(indices, chosen)
 
+    def keep(self, is_kept: Tensor) -> None:
+        """Forget the elites for which bool `(K, R)` is False."""
+        scores = self.scores.where(is_kept, -torch.inf)
+        self.scores, order = scores.sort(dim=1, descending=True, stable=True)
+        activations = self.activations.where(is_kept, 0.0)
+        self.activations = activations.gather(1, order)
+        self.indices = self.indices.gather(1, order[..., None].expand_as(self.indices))
+
     def _gather(self, candidates: Tensor, chosen: Tensor) -> Tensor:
         num_neurons, num_kept, num_modes = self.indices.shape
         own = torch.arange(num_neurons, device=chosen.device)[:, None] * num_kept

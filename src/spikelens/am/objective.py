@@ -9,6 +9,7 @@ from spikelens.am.activations import Recorder, Response, layer_shapes, spiking_l
 from spikelens.arguments import require_integers
 from spikelens.data.base import unit_range
 from spikelens.generators.base import Generator
+from spikelens.models.encoding import noisy_encoders, repeated
 from spikelens.models.lif import Scan
 from spikelens.precision import autocast, require_precision
 
@@ -16,14 +17,18 @@ from spikelens.precision import autocast, require_precision
 # these a CPU gains nothing, and the last chunk of a round is filled up for nothing.
 _LIMITS = {"cpu": (2**30, 50), "cuda": (2**32, 250)}
 
+_DRAWS_A_SEED = 2**32  # draws of noise that belong to one seed
+
 
 class Objective:
     """The activations of K neurons as a function of the generator's multi-index.
 
     Pure: the same multi-index gives the same activations whatever is evaluated with it or came
-    before. Work is cut into chunks of one size (the last one is filled up), because the kernels
-    that libraries choose, and with them the last bits of a sum, depend on the batch size. Where a
-    GPU's memory does not suffice for a chunk, it is halved for good.
+    before. A network that draws its input at random sees the draw that `seed` and the number
+    `repeat` of an evaluation determine, one for all its images. Work is cut into chunks of one size
+    (the last one is filled up), because the kernels that libraries choose, and with them the last
+    bits of a sum, depend on the batch size. Where a GPU's memory does not suffice for a chunk, it
+    is halved for good.
 
     Args:
         generator: Draws the images.
@@ -32,6 +37,10 @@ class Objective:
             set of 1 GiB (4 GiB on a GPU), see `fitting_chunk`.
         on_shown: Called with the number of images after each chunk.
         precision: `float32`, `bfloat16` or `auto`; see `spikelens.precision`.
+        seed: Seed of the noise, not negative.
+
+    Attributes:
+        is_noisy: Whether repeats differ: a network with rate encoding.
 
     Raises:
         ValueError: If `chunk` is not positive, or the precision unknown.
@@ -44,22 +53,29 @@ class Objective:
         chunk: int | None = None,
         on_shown: Callable[[int], None] = lambda _: None,
         precision: str = "float32",
+        seed: int = 0,
     ) -> None:
         require_precision(precision)
         if chunk is None:
             chunk = fitting_chunk(recorder.network, generator.image_shape)
         require_integers(1, chunk=chunk)
         self.generator, self.recorder, self.chunk = generator, recorder, chunk
-        self.on_shown, self.precision = on_shown, precision
+        self.on_shown, self.precision, self.seed = on_shown, precision, seed
+        self._encoders = noisy_encoders(recorder.network)
+        self.is_noisy = bool(self._encoders)
         self.device = next(recorder.network.parameters()).device
 
-    def __call__(self, indices: Tensor) -> Response:
+    def __call__(self, indices: Tensor, repeat: int = 0) -> Response:
         """Evaluate multi-indices int64 `(N, d)`; returns activations and scores `(N, K)`."""
-        return self._in_chunks(indices, self.generator.decode)
+        return self._repeat(indices, self.generator.decode, repeat)
 
-    def of_images(self, images: Tensor) -> Response:
+    def of_images(self, images: Tensor, repeat: int = 0) -> Response:
         """Evaluate images `(N, C, H, W)`: float in [0, 1], or uint8 that is scaled to it."""
-        return self._in_chunks(images, unit_range)
+        return self._repeat(images, unit_range, repeat)
+
+    def _repeat(self, inputs: Tensor, draw: Callable[[Tensor], Tensor], repeat: int) -> Response:
+        with repeated(self._encoders, self.seed * _DRAWS_A_SEED + repeat):
+            return self._in_chunks(inputs, draw)
 
     def _in_chunks(self, inputs: Tensor, draw: Callable[[Tensor], Tensor]) -> Response:
         parts, done = [], 0

@@ -8,75 +8,62 @@ from torch import Tensor, nn
 
 from spikelens.am.activations import Recorder, Response, layer_shapes, layer_steps
 from spikelens.am.archive import Archive
+from spikelens.am.finding import (
+    HEAT_REPEATS,
+    NUM_RACED,
+    Finding,
+    find_stimuli,
+    num_settled,
+    settle,
+)
 from spikelens.am.natural import NaturalImages
 from spikelens.am.neurons import Neuron, parse_neurons
 from spikelens.am.objective import Objective
 from spikelens.am.optimizers.base import Optimizer
-from spikelens.am.search import Progress, SearchResult, search
-from spikelens.arguments import require_integers
+from spikelens.am.plan import SearchPlan as SearchPlan  # where configurations look for it
+from spikelens.am.race import num_showings
+from spikelens.am.search import Progress, SearchResult
+from spikelens.am.target import oriented, own_answers
 from spikelens.data.base import unit_range
 from spikelens.generators.base import Generator, check_can_encode, check_fit, check_points
-from spikelens.precision import is_half, require_precision
 from spikelens.selectivity import Selectivity, measure
 
-# Best images of a search in bfloat16 that are compared once more in float32.
-_NUM_CHECKED = 4
-
-
-@dataclass(frozen=True)
-class SearchPlan:
-    """How each neuron is searched.
-
-    Attributes:
-        budget: Images shown for each neuron, at least 1.
-        num_starts: The best natural images of each neuron that are encoded and looked at first,
-            not negative; they count.
-        num_elites: Elites kept for each neuron, positive.
-        num_top: Best natural images kept beside the stimulus, positive.
-        chunk: Images shown at once, at most; None for what fits the working set, see
-            `spikelens.am.objective.fitting_chunk`.
-        is_pooled: Whether a neuron profits from images proposed for others.
-        precision: Of the search: `float32`, `bfloat16`, or `auto`, which is bfloat16 where the
-            device is faster in it. What is reported is float32 in any case.
-        seed: Seed of the search.
-    """
-
-    budget: int = 100
-    num_starts: int = 8
-    num_elites: int = 32
-    num_top: int = 4
-    chunk: int | None = None
-    is_pooled: bool = True
-    precision: str = "auto"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require_integers(1, budget=self.budget, num_elites=self.num_elites, num_top=self.num_top)
-        if self.chunk is not None:
-            require_integers(1, chunk=self.chunk)
-        require_precision(self.precision)
-        require_integers(0, num_starts=self.num_starts, seed=self.seed)
+# Repeats of the natural images' race: none that a search of the same seed gets to.
+_NATURAL_REPEAT = 2**31
 
 
 @dataclass(frozen=True)
 class Probe:
     """What a probe found for K neurons; tensors are on the CPU.
 
+    "Best" means the least exciting where `direction` is `minimize`: the stimulus is compared with
+    the natural image that excites the neuron least, and its activation is the smaller, the better
+    the search. Activations are the neuron's own in either case.
+
     Attributes:
         neurons: The K neurons.
         stimuli: Optimal stimulus of each, float32 `(K, C, H, W)` in [0, 1].
-        activations: Its activation, shown once more in float32, `(K,)`.
-        natural_activations: Activation of the best natural image, `(K,)`.
-        natural_top: The best natural images, uint8 `(K, num_top, C, H, W)`, best first.
+        activations: Its activation, shown once more in float32, `(K,)`; of a noisy network the
+            mean over fresh repeats.
+        natural_activations: Activation of the best natural image, `(K,)`; of a noisy network that
+            of the winner of a race of the best, likewise over fresh repeats.
+        natural_top: The best natural images, uint8 `(K, num_top, C, H, W)`, best first, at one
+            showing.
         realism: Share of the natural images that look no more natural to the generator than the
             stimulus, `(K,)` in [0, 1]; NaN where the generator cannot tell.
         is_silent: Neither a natural image nor the stimulus made the neuron spike, bool `(K,)`;
             False where activations may be negative, and tell nothing of spikes (a membrane, a
             contrast, a population with such a neuron or a negative weight).
         classes: Name of each class of the natural images.
-        selectivity: On the natural images.
-        elites: Best multi-indices, int64 `(K, R, d)`: where a later search may start.
-        search: The search itself.
+        selectivity: On the natural images, at one showing.
+        elites: Best multi-indices, int64 `(K, R, d)`: where a later search may start. Of several
+            stimuli the best of each come first.
+        search: The search itself; of several the first.
+        direction: `maximize` or `minimize`.
+        standard_errors: Of `activations`, `(K,)`; 0 for a network that answers the same each time,
+            NaN for a single repeat.
+        others: Further stimuli of each neuron, in the order found.
+        other_realism: Realism of each of them, `(K,)` each.
     """
 
     neurons: tuple[Neuron, ...]
@@ -90,11 +77,19 @@ class Probe:
     selectivity: Selectivity
     elites: Tensor
     search: SearchResult
+    direction: str
+    standard_errors: Tensor
+    others: tuple[Finding, ...] = ()
+    other_realism: tuple[Tensor, ...] = ()
 
     @property
     def ratio(self) -> Tensor:
         """Activation / that of the best natural image, `(K,)`; NaN where that is not positive."""
-        ratio = self.activations / self.natural_activations
+        return self.ratio_of(self.activations)
+
+    def ratio_of(self, activations: Tensor) -> Tensor:
+        """Compare activations `(K,)` of other stimuli with the best natural images as well."""
+        ratio = activations / self.natural_activations
         return ratio.where(self.natural_activations > 0, torch.nan)
 
 
@@ -108,7 +103,7 @@ def probe_neurons(
     previous: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Probe:
-    """Find the image that excites each neuron most, and how selective it is.
+    """Find the images that excite each neuron most, or least, and how selective it is.
 
     Args:
         network: In evaluation mode, on any device; the generator is on the same one.
@@ -116,7 +111,7 @@ def probe_neurons(
         neurons: The K neurons.
         natural: Images to compare with and to start from.
         optimizer: Builds an optimizer from a latent space, an archive and `seed`.
-        plan: Budget, starts, seed.
+        plan: Budget, starts, direction, seed.
         previous: Multi-indices to look at first as well, int64 `(K, m, d)` (warm start).
         progress: Called after each chunk with images shown, images allowed in total, natural
             ones included, and the mean best activation of the search.
@@ -128,74 +123,81 @@ def probe_neurons(
         ValueError: If `previous` does not fit the generator.
     """
     device = next(network.parameters()).device
-    num_checked = min(_NUM_CHECKED, plan.num_elites) if is_half(plan.precision, device) else 1
-    count = _Count(len(natural.images) + len(neurons) * (plan.budget + num_checked), progress)
+    count = _Count(progress)
     with Recorder(network, neurons) as recorder:
-        objective = Objective(generator, recorder, plan.chunk, count.add)
+        objective = Objective(generator, recorder, plan.chunk, count.add, seed=plan.seed)
+        count.total = _num_images(objective, plan, len(natural.images))
         answers = objective.of_images(natural.images)
-        top = answers.scores.topk(min(max(plan.num_top, plan.num_starts), len(natural.images)), 0)
-        best = top.indices.T.cpu()  # (K, top)
-        start = _starts(objective, natural.images, best[:, : plan.num_starts], previous)
-        archive, result = _search(objective, optimizer, plan, start, count)
-        indices, shown = _best_again(objective, archive, num_checked)
-    activations, natural_activations = shown.cpu(), answers.activations.amax(0).cpu()
+        best = _ranked(oriented(answers, plan.direction).scores)  # (K, N)
+        num_starts = plan.num_starts * plan.num_stimuli  # some will be too near what was found
+        candidates = _starts(objective, natural.images, best[:, :num_starts].cpu(), previous)
+        num_looked_at = plan.num_starts + (0 if previous is None else previous.shape[1])
+        first, *others = find_stimuli(
+            objective, optimizer, plan, candidates, num_looked_at, count.note
+        )
+        natural_activations = _natural(objective, plan, answers, natural.images, best).cpu()
     is_rate = torch.tensor([neuron.is_rate for neuron in neurons])
-    stimuli = torch.cat([generator.decode(i).float().cpu() for i in indices.split(64)])
+    stimuli = torch.cat([finding.stimuli for finding in (first, *others)])
+    realism = _realism(objective, stimuli, natural.images).split(len(neurons))
+    has_spiked = (first.activations > 0) | (answers.activations.amax(0).cpu() > 0)
     return Probe(
         neurons=tuple(neurons),
-        stimuli=stimuli,
-        activations=activations,
+        stimuli=first.stimuli,
+        activations=first.activations,
         natural_activations=natural_activations,
-        natural_top=natural.images[best[:, : plan.num_top]],
-        realism=_realism(objective, stimuli, natural.images),
-        is_silent=((activations <= 0) & (natural_activations <= 0) & is_rate),
+        natural_top=natural.images[best[:, : plan.num_top].cpu()],
+        realism=realism[0],
+        is_silent=~has_spiked & is_rate,
         classes=natural.classes,
         selectivity=measure(
             answers.activations, natural.labels, len(natural.classes), is_rate.to(device)
         ),
-        elites=archive.indices.cpu(),
-        search=result,
+        elites=torch.stack([f.elites for f in (first, *others)], 2).flatten(1, 2),
+        search=first.search,
+        direction=plan.direction,
+        standard_errors=first.standard_errors,
+        others=tuple(others),
+        other_realism=realism[1:],
     )
 
 
-def _search(
-    objective: Objective,
-    optimizer: Callable[..., Optimizer],
-    plan: SearchPlan,
-    start: Tensor | None,
-    count: "_Count",
-) -> tuple[Archive, SearchResult]:
-    """Search in the plan's precision; the objective is left as it was."""
-    generator, neurons, chunk = objective.generator, objective.recorder.neurons, objective.chunk
-    num_modes = len(generator.mode_sizes)
-    archive = Archive(len(neurons), num_modes, plan.num_elites, objective.device)
-    searcher = optimizer(generator, archive, seed=plan.seed)
-    ceiling = torch.tensor([neuron.ceiling for neuron in neurons])
-    # Few neurons propose few images a round: a chunk is not filled up beyond that.
-    objective.chunk = min(chunk, len(neurons) * searcher.batch)
-    objective.precision = plan.precision
-    result = search(
-        objective, searcher, archive, plan.budget, start, ceiling, plan.is_pooled, count.note
-    )
-    objective.chunk, objective.precision = chunk, "float32"
-    return archive, result
+def _ranked(scores: Tensor) -> Tensor:
+    """Return the images by falling score `(N, K)` of each neuron, int64 `(K, N)`."""
+    # Not `topk`: which of several equals it takes depends on how many are asked for.
+    return scores.sort(dim=0, descending=True, stable=True).indices.T
 
 
-def _best_again(objective: Objective, archive: Archive, num: int) -> tuple[Tensor, Tensor]:
-    """Show each neuron's best few once more, and return the best `(K, d)` and its activation."""
-    elites = archive.indices[:, :num]
-    own = torch.arange(len(elites), device=elites.device)[:, None, None]
-    # Of what is shown for a neuron its own answers count: (K, num).
-    answers = Response(
-        *(
-            values.unflatten(0, elites.shape[:2]).gather(2, own.expand(-1, num, -1)).squeeze(2)
-            for values in objective(elites.flatten(0, 1))
-        )
-    )
-    is_known = archive.scores[:, :num].isfinite()
-    best = answers.scores.where(is_known, -torch.inf).argmax(1, keepdim=True)
-    chosen = elites.gather(1, best[..., None].expand(-1, -1, elites.shape[2])).squeeze(1)
-    return chosen, answers.activations.gather(1, best).squeeze(1)
+def _num_images(objective: Objective, plan: SearchPlan, num_natural: int) -> int:
+    """Return how many images a probe shows, if no search ends early."""
+    each = plan.num_stimuli * (plan.budget + num_settled(objective, plan))
+    if objective.is_noisy:
+        each += num_showings(min(NUM_RACED, num_natural), plan.num_repeats, HEAT_REPEATS)
+    return num_natural + len(objective.recorder.neurons) * each
+
+
+def _natural(
+    objective: Objective, plan: SearchPlan, answers: Response, images: Tensor, best: Tensor
+) -> Tensor:
+    """Return the activation of each neuron's best natural image, `(K,)`.
+
+    Args:
+        objective: Of the K neurons.
+        plan: Direction and repeats.
+        answers: To the natural images at one showing, `(N, K)`.
+        images: The natural images, uint8 `(N, C, H, W)`.
+        best: Which of them are each neuron's best, best first, int64 `(K, m)`.
+    """
+    if not objective.is_noisy:
+        return answers.activations.gather(0, best[:, :1].T).squeeze(0)
+    raced = best[:, :NUM_RACED]
+
+    def show(places: Tensor, repeat: int) -> Response:
+        chosen = images[raced.gather(1, places).flatten().cpu()]
+        answers = own_answers(objective.of_images(chosen, repeat), places.shape[1])
+        return oriented(answers, plan.direction)
+
+    everyone = torch.ones_like(raced, dtype=torch.bool)
+    return settle(show, everyone, True, plan.num_repeats, _NATURAL_REPEAT).activations
 
 
 def _realism(objective: Objective, stimuli: Tensor, natural: Tensor) -> Tensor:
@@ -205,8 +207,11 @@ def _realism(objective: Objective, stimuli: Tensor, natural: Tensor) -> Tensor:
         torch.cat([judge(unit_range(part).to(device)) for part in images.split(objective.chunk)])
         for images in (stimuli, natural)
     )
-    share = (of_natural <= of_stimuli[:, None]).float().mean(1)
-    return share.where(of_stimuli.isfinite(), torch.nan).cpu()
+    share = (
+        (of_natural <= of_stimuli[:, None]).float().mean(1).where(of_stimuli.isfinite(), torch.nan)
+    )
+    is_there = stimuli.flatten(1).isfinite().all(1)  # a generator may judge what is none
+    return share.cpu().where(is_there, torch.nan)
 
 
 def find_neurons(
@@ -249,9 +254,9 @@ def find_neurons(
 class _Count:
     """Images a probe has shown, told to its caller chunk by chunk."""
 
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self.total, self.progress = total, progress
-        self.shown, self.activation = 0, 0.0
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress = progress
+        self.total, self.shown, self.activation = 0, 0, 0.0
 
     def add(self, num_images: int) -> None:
         self.shown += num_images

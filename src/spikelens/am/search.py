@@ -29,8 +29,8 @@ class SearchResult:
 
     Attributes:
         indices: Best multi-index of each neuron, int64 `(K, d)`.
-        activations: Its activation, `(K,)`.
-        curve: Best activation after each round, `(rounds, K)`.
+        activations: Its activation as the search saw it, `(K,)`.
+        curve: Activation of the best after each round, `(rounds, K)`.
         presentations: Images proposed and shown for each neuron, int64 `(K,)`; all neurons saw
             the sum of them.
         stop: Why the search ended.
@@ -55,7 +55,7 @@ def search(
     is_pooled: bool = True,
     progress: Progress | None = None,
 ) -> SearchResult:
-    """Search for the multi-index that excites each neuron most.
+    """Search for the multi-index of the largest score for each neuron.
 
     All images proposed for any neuron are scored for all of them (pooled), unless each is to be
     searched as if it were alone. A neuron at its ceiling asks for no further images; what is not

@@ -21,10 +21,13 @@ _LEAST_MARGIN, _MOST_MARGIN = 76, 190
 def layer_panel(probe: Probe, layer: str, columns: int = 4, side: int = 96) -> Image.Image:
     """Draw the optimal stimuli of a layer, each with its caption and its natural top images.
 
+    A neuron's further stimuli stand to the right of the first; there are fewer neurons in a row
+    then.
+
     Args:
         probe: What a probe found.
         layer: Which layer's neurons to draw.
-        columns: Neurons in a row of the panel.
+        columns: Neurons in a row of the panel, if each has one stimulus.
         side: Pixels of a stimulus; four natural images stand beside it, half as large.
 
     Returns:
@@ -32,18 +35,36 @@ def layer_panel(probe: Probe, layer: str, columns: int = 4, side: int = 96) -> I
         natural image, or that image's own activation where it is negative.
     """
     chosen = [k for k, neuron in enumerate(probe.neurons) if neuron.layer == layer]
-    cell = (2 * side + 2, side + 2 * _LINE)
+    num_others = len(probe.others)
+    columns = max(1, 2 * columns // (2 + num_others))
+    to_natural = (1 + num_others) * (side + 2)
+    cell = (to_natural + side, side + 2 * _LINE)
     page = _Page(min(columns, len(chosen)), -(-len(chosen) // columns), cell)
-    page.title(f"{layer}: optimal stimulus (left), best natural images (right)")
+    stimulus, images = _names(probe.direction)
+    page.title(f"{layer}: {stimulus} (left), {images} (right)")
     for place, k in enumerate(chosen):
         x, y = page.corner(place % columns, place // columns)
         page.paste(probe.stimuli[k], x, y, side)
         for rank, natural in enumerate(probe.natural_top[k, :4]):
             half = side // 2
-            page.paste(natural, x + side + 2 + rank % 2 * half, y + rank // 2 * half, half)
+            page.paste(natural, x + to_natural + rank % 2 * half, y + rank // 2 * half, half)
         page.write(x, y + side, page.cut(str(probe.neurons[k]), cell[0]), _INK)
         page.write(x, y + side + _LINE, _caption(probe, k), _FAINT)
+        _draw_others(page, probe, k, x + side + 2, y, side)
     return page.image
+
+
+def _draw_others(page: "_Page", probe: Probe, k: int, x: int, y: int, side: int) -> None:
+    """Draw a neuron's further stimuli, with their activations and how far they are from others."""
+    for number, finding in enumerate(probe.others):
+        left, activation = x + number * (side + 2), finding.activations[k]
+        if activation.isnan():
+            page.write(left, y + side, "none far enough", _FAINT)
+            continue
+        page.paste(finding.stimuli[k], left, y, side)
+        # On the first line alone: the first stimulus' caption takes the second one up.
+        text = f"{activation:.3f} at {finding.distances[k]:.2f}"
+        page.write(left, y + side, text, _INK)
 
 
 def filmstrip(history: History, natural: Tensor, side: int = 64) -> Image.Image:
@@ -69,7 +90,8 @@ def filmstrip(history: History, natural: Tensor, side: int = 64) -> Image.Image:
     rows = -(-len(names) // blocks)
     margin = _margin(names)
     page = _Page(columns, rows, cell, margin, header=_LINE, blocks=blocks)
-    page.title("optimal stimulus by epoch, then the best natural images of the last epoch")
+    stimulus, images = _names(history.direction)
+    page.title(f"{stimulus} by epoch, then {images}")
     headings = [f"epoch {history.epochs[probe]}" for probe in probes]
     headings += ["natural"] * natural.shape[1]
     for k, name in enumerate(names):
@@ -102,6 +124,13 @@ def to_tensor(picture: Image.Image) -> Tensor:
     """Return a picture as uint8 `(3, H, W)`."""
     pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
     return pixels.view(picture.height, picture.width, 3).permute(2, 0, 1)
+
+
+def _names(direction: str) -> tuple[str, str]:
+    """Return what stimuli and natural images of a probe in this direction are called."""
+    if direction == "maximize":
+        return "optimal stimulus", "best natural images"
+    return "least exciting stimulus", "least exciting natural images"
 
 
 def _caption(probe: Probe, k: int) -> str:

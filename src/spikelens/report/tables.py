@@ -22,6 +22,7 @@ MEASURES = (
 _COLUMNS = (
     ("neuron", "neuron"),
     ("activation", "found"),
+    ("standard_error", "error"),
     ("natural_activation", "natural"),
     ("ratio", "ratio"),
     ("realism", "realism"),
@@ -42,23 +43,31 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
 
 
 def rows_table(rows: Sequence[Row], title: str = "") -> Table:
-    """Lay rows out for the terminal; a silent neuron says so instead of NaN."""
+    """Lay rows out for the terminal; a silent neuron says so instead of NaN.
+
+    If any activation has a standard error, it stands beside it and sparseness is left out, so that
+    the table fits 80 characters. From a neuron's second stimulus on its number follows the name.
+    """
+    left_out = "sparse" if any(row.standard_error > 0 for row in rows) else "error"
+    columns = [column for column in _COLUMNS if column[1] != left_out]
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for _, heading in _COLUMNS:
+    for _, heading in columns:
         side: JustifyMethod = "left" if heading == "neuron" else "right"
         table.add_column(heading, justify=side, overflow="fold")  # a long sum is told whole
     for row in rows:
         values = asdict(row)
+        if row.stimulus:
+            values["neuron"] += f"#{row.stimulus + 1}"
         # Class names are the user's: Text keeps rich from reading markup in them.
-        cells = [Text(_cell(values[name])) for name, _ in _COLUMNS]
+        cells = [Text(_cell(values[name])) for name, _ in columns]
         if row.is_silent:
-            cells[_COLUMNS.index(("preferred", "class"))] = Text("silent")
+            cells[columns.index(("preferred", "class"))] = Text("silent")
         table.add_row(*cells)
     return table
 
 
 def layer_means(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Average rows over the neurons of each layer.
+    """Average rows over the neurons of each layer, each with its first stimulus.
 
     Args:
         rows: Of one epoch.
@@ -68,6 +77,7 @@ def layer_means(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
         over the neurons that have one (NaN if none has), and `fraction_silent`. Populations are a
         layer of their own, `population`, or `population@membrane` where a membrane takes part.
     """
+    rows = [row for row in rows if row.stimulus == 0]
     layers: dict[str, dict[str, float]] = {}
     for layer in dict.fromkeys(_group(row) for row in rows):
         chosen = [row for row in rows if _group(row) == layer]

@@ -1,5 +1,6 @@
 """What the two programs say: their last lines, and one sentence for a user's mistake."""
 
+import math
 import os
 import shlex
 import sys
@@ -21,6 +22,9 @@ from spikelens.tracking import rows_of
 _USER_ERRORS = (ValueError, FileNotFoundError, ConnectionError, MisconfigurationException)
 
 _SIGTERM_STATUS = 128 + 15
+
+# Metrics that are too many to print.
+_PER_NEURON = ("am_neurons/", "am_minimize_neurons/", "rate/", "silent/")
 
 
 @contextmanager
@@ -60,7 +64,7 @@ def print_closing(metrics: Mapping[str, float], folder: str | Path) -> None:
     """Print the metrics that matter, where everything lies and how to look at it."""
     folder = Path(folder)
     for name in sorted(metrics):
-        if not name.startswith(("am_neurons/", "rate/", "silent/")):
+        if not name.startswith(_PER_NEURON):
             print(f"  {name:<40} {metrics[name]:.4f}")
     panels = folder / "panels"
     pictures = [*panels.glob("filmstrip.png")] or sorted(panels.glob("*.png"))
@@ -103,13 +107,19 @@ def print_layers(shapes: Mapping[str, tuple[int, ...]]) -> None:
 def report_probe(probe: Probe, folder: str | Path) -> None:
     """Print a probe's table; write it and a panel for each layer into a folder."""
     folder, rows = Path(folder), rows_of(probe, epoch=-1)
-    Console().print(rows_table(rows, "What excites these neurons"))
+    is_upward = probe.direction == "maximize"
+    title = "What excites these neurons" if is_upward else "What excites these neurons least"
+    Console().print(rows_table(rows, title))
     write_rows(rows, folder / "neurons")
     for layer in dict.fromkeys(neuron.layer for neuron in probe.neurons):
         save_picture(layer_panel(probe, layer), folder / f"{layer}.png")
-    search = probe.search
-    print(
-        f"{int(search.presentations.sum())} images shown in {search.seconds:.1f} s "
-        f"({search.stop.value})."
-    )
+    for row in rows:
+        if math.isnan(row.activation):
+            print(
+                f"{row.neuron}: no stimulus #{row.stimulus + 1} found far enough from the others."
+            )
+    searches = [probe.search, *(finding.search for finding in probe.others)]
+    shown = sum(int(search.presentations.sum()) for search in searches)
+    stops = ", ".join(dict.fromkeys(search.stop.value for search in searches))
+    print(f"{shown} images shown in {sum(s.seconds for s in searches):.1f} s ({stops}).")
     print(f"Pictures and tables: {folder}")

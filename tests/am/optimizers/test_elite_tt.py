@@ -10,7 +10,6 @@ from spikelens.am.box import Box
 from spikelens.am.optimizers.elite_tt import EliteTT
 from spikelens.am.search import search
 
-
 KERNEL = torch.tensor([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.1, 0.9, 0.0]])
 PRIORS = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]])
 

@@ -81,7 +81,7 @@ class Optimizer(ABC):
         scores = scores.to(self.archive.scores)  # what overflows in its type is not finite either
         self._learn(scores.where(scores.isfinite(), -torch.inf))
 
-    def watch(self, points: Tensor, scores: Tensor) -> None:
+    def watch(self, points: Tensor, scores: Tensor) -> None:  # noqa: B027
         """Take note of all that was shown, start images included; does nothing by default.
 
         Args:
