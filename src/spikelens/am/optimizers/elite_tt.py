@@ -4,11 +4,10 @@ import torch
 from torch import Tensor
 
 from spikelens.am.archive import Archive
+from spikelens.am.mutation import PRIOR, Mutation, check_mix, draw_kinds
 from spikelens.am.optimizers.base import Optimizer
 from spikelens.arguments import require_integers
 from spikelens.generators.base import LatentSpace
-
-_KEEP = -1  # kind of a symbol that was not mutated; kinds 0, 1, 2: neighbour, prior, uniform
 
 
 class EliteTT(Optimizer):
@@ -64,34 +63,7 @@ class EliteTT(Optimizer):
         self.mutation = one * min(mutations / self.num_modes, 1.0)
         self.mix = one[:, None] * torch.tensor(mix, device=self.device)
         self.order = space.order.to(self.device)
-        self._tables()
-
-    def _tables(self) -> None:
-        """Stack the distributions that symbols are drawn from: a row a kernel's, then the prior's.
-
-        The row of a mode's symbol is `kernel_of_mode[mode] + symbol`, that of its prior
-        `prior_of_mode[mode]`.
-        """
-        self.sizes = torch.tensor(self.space.mode_sizes, device=self.device)
-        largest = max(self.space.mode_sizes)
-        kernels: dict[int, Tensor] = {}
-        which = []
-        for mode in range(self.num_modes):
-            kernel = self.space.neighbours(mode)
-            kernels.setdefault(id(kernel), kernel)
-            which.append(largest * list(kernels).index(id(kernel)))
-        rows = torch.ones(largest * len(kernels) + self.num_modes, largest)
-        for start, kernel in enumerate(kernels.values()):
-            rows[largest * start : largest * start + len(kernel), : len(kernel)] = kernel.cumsum(1)
-        for mode, prior in enumerate(self.space.prior):
-            rows[largest * len(kernels) + mode, : len(prior)] = prior.cumsum(0)
-        self.kernel_of_mode = torch.tensor(which, device=self.device)
-        self.prior_of_mode = (
-            torch.arange(self.num_modes, device=self.device) + len(rows) - self.num_modes
-        )
-        self.largest = largest
-        # One sorted list of them all: the row's number, then the cumulated share in 2^-31.
-        self.table = _place(torch.arange(len(rows))[:, None], rows).flatten().to(self.device)
+        self.mutate = Mutation(space, self.device)
 
     def _propose(self) -> Tensor:
         self._bar = self.archive.scores[:, self.num_elites - 1].clone()
@@ -100,7 +72,7 @@ class EliteTT(Optimizer):
         has_elites = self.archive.scores[:, 0].isfinite()
         elites = self._chain()
         self._kinds = self._kinds_of_mutation(has_elites)
-        return self._mutate(elites)
+        return self.mutate(elites, self._kinds, self.random)
 
     def _learn(self, own: Tensor) -> None:
         gain = own - self._bar.clamp_min(own.where(own.isfinite(), torch.inf).amin(1))[:, None]
@@ -147,34 +119,11 @@ class EliteTT(Optimizer):
 
     def _kinds_of_mutation(self, has_elites: Tensor) -> Tensor:
         """Choose how each symbol is drawn, `(K, b, d)`."""
-        shape = (self.num_neurons, self.batch, self.num_modes)
-        kinds = torch.multinomial(
-            self.mix, self.batch * self.num_modes, replacement=True, generator=self.random
-        ).view(shape)
-        is_kept = self._uniform(shape) >= self._mutations[..., None]
-        kinds = kinds.masked_fill(is_kept, _KEEP)
-        return kinds.masked_fill(~has_elites[:, None, None], 1)  # nothing known: the prior
-
-    def _mutate(self, indices: Tensor) -> Tensor:
-        # Every symbol is drawn anew and most are not kept: to look for the few that mutate would
-        # make the host wait for the device.
-        draws = self._uniform(tuple(indices.shape))
-        rows = torch.where(
-            self._kinds == 0, self.kernel_of_mode + indices, self.prior_of_mode.expand_as(indices)
-        )
-        places = torch.searchsorted(self.table, _place(rows, draws), right=True)
-        symbols = torch.where(
-            self._kinds == 2, (draws * self.sizes).long(), places - rows * self.largest
-        )
-        return torch.where(self._kinds == _KEEP, indices, symbols.minimum(self.sizes - 1))
+        kinds = draw_kinds(self.mix, self._mutations, self.num_modes, self.random)
+        return kinds.masked_fill(~has_elites[:, None, None], PRIOR)  # nothing is known yet
 
     def _uniform(self, shape: tuple[int, ...]) -> Tensor:
         return torch.rand(shape, generator=self.random, device=self.device)
-
-
-def _place(rows: Tensor, shares: Tensor) -> Tensor:
-    """Return integers that are ordered by row, then by share in [0, 1]."""
-    return (rows << 32) + (shares * 2**31).long()
 
 
 def _move(centre: Tensor, rates: Tensor, weights: Tensor, pace: Tensor) -> Tensor:
@@ -200,7 +149,4 @@ def _check(
     for name, size in (("mutations", mutations), ("spread", spread)):
         if size < 0.0:
             raise ValueError(f"Argument `{name}` must not be negative, but got {size}.")
-    if len(mix) != 3 or min(mix) < 0.0 or abs(sum(mix) - 1.0) > 1e-6:
-        raise ValueError(
-            f"Argument `mix` must be three shares, not negative, that sum to 1, but got {mix}."
-        )
+    check_mix(mix)
