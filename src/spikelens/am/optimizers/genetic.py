@@ -43,9 +43,9 @@ class Genetic(Optimizer):
         *,
         seed: int = 0,
         batch: int = 10,
-        population: int = 50,
-        tournament: int = 2,
-        crossover: float = 0.9,
+        population: int = 20,
+        tournament: int = 3,
+        crossover: float = 1.0,
         mutations: float = 1.0,
         mix: tuple[float, float, float] = (0.6, 0.2, 0.2),
     ) -> None:
@@ -104,9 +104,12 @@ class Genetic(Optimizer):
     def _survive(self, new: Tensor, scores: Tensor) -> None:
         """Keep the best of the population and of `new` `(K, m, d)` with its scores `(K, m)`."""
         both = torch.cat([self.individuals, new], 1)
+        all_scores = torch.cat([self.scores, scores], 1)
         hashes = (both * self._multipliers).sum(2)
-        is_twin = (hashes[:, :, None] == hashes[:, None, :]).tril(-1).any(2)
-        all_scores = torch.cat([self.scores, scores], 1).masked_fill(is_twin, -torch.inf)
+        is_same = hashes[:, :, None] == hashes[:, None, :]
+        # A place that is empty still, or was not shown, is nobody's twin.
+        is_twin = (is_same & all_scores.isfinite()[:, None, :]).tril(-1).any(2)
+        all_scores = all_scores.masked_fill(is_twin, -torch.inf)
         self.scores, chosen = all_scores.topk(self.scores.shape[1], 1)
         self.individuals = both.gather(1, chosen[..., None].expand(-1, -1, self.num_modes))
 
