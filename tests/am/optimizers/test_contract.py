@@ -8,14 +8,20 @@ import torch
 
 from spikelens.am.activations import Response
 from spikelens.am.archive import Archive
+from spikelens.am.optimizers.cma import Cma
 from spikelens.am.optimizers.elite_tt import EliteTT
+from spikelens.am.optimizers.genetic import Genetic
+from spikelens.am.optimizers.nevergrad_search import NevergradSearch
 from spikelens.am.optimizers.protes import PRESETS, Protes
 from spikelens.am.optimizers.random import RandomSearch
 from spikelens.am.search import search
 from spikelens.generators.base import sample_prior
 
 OPTIMIZERS = {
+    "cma": Cma,
     "elite_tt": EliteTT,
+    "genetic": Genetic,
+    "nevergrad": partial(NevergradSearch, algorithm="Portfolio", budget=400),
     "random": RandomSearch,
     **{name: partial(Protes, preset=name, quantised=False) for name in PRESETS},
 }
@@ -31,6 +37,7 @@ def space(*sizes):
         prior=prior,
         sample=partial(sample_prior, prior),
         neighbours=lambda mode: rings[sizes[mode]],
+        embed=lambda indices: indices.unsqueeze(-1).float(),
     )
 
 
@@ -43,6 +50,8 @@ def tell(optimizer, archive, asked, own):
 
 @pytest.fixture(params=list(OPTIMIZERS))
 def build(request):
+    if request.param == "nevergrad":
+        pytest.importorskip("nevergrad")
     return OPTIMIZERS[request.param]
 
 
