@@ -5,7 +5,8 @@ from torch import Tensor
 
 from spikelens.generators.base import LatentSpace
 
-KINDS = ("neighbour", "prior", "uniform")
+# What becomes of a symbol.
+KEEP, NEIGHBOUR, PRIOR, UNIFORM = -1, 0, 1, 2
 
 
 class Moves:
@@ -81,7 +82,7 @@ class Moves:
         """Draw mutated symbols from tilted distributions.
 
         Args:
-            kinds: Place in `KINDS` of each mutation, int64 `(M,)`.
+            kinds: NEIGHBOUR, PRIOR or UNIFORM, int64 `(M,)`.
             parents: Symbols that mutate, int64 `(M,)`.
             modes: Their modes, int64 `(M,)`.
             tilts: Weight of each symbol there, `(M, n)`, positive.
@@ -91,8 +92,56 @@ class Moves:
             int64 `(M,)`.
         """
         shares = torch.where(
-            (kinds == 0)[:, None],
+            (kinds == NEIGHBOUR)[:, None],
             self.kernels[self.kernel_of_mode[modes], parents],
-            torch.where((kinds == 1)[:, None], self.prior[modes], self.uniform[modes]),
+            torch.where((kinds == PRIOR)[:, None], self.prior[modes], self.uniform[modes]),
         )
         return torch.multinomial(shares * tilts, 1, generator=random).squeeze(1)
+
+    def mutate(self, indices: Tensor, kinds: Tensor, random: torch.Generator) -> Tensor:
+        """Draw each symbol as its kind says, none tilted.
+
+        Args:
+            indices: Multi-indices int64 `(K, b, d)`.
+            kinds: KEEP, NEIGHBOUR, PRIOR or UNIFORM, int64 `(K, b, d)`.
+            random: On the same device.
+
+        Returns:
+            Multi-indices int64 `(K, b, d)`.
+        """
+        # To look for those that mutate makes the host wait for the device; but they are few.
+        places = (kinds != KEEP).nonzero(as_tuple=True)
+        mutated = indices.clone()
+        even = self.uniform.new_ones(1, 1)
+        mutated[places] = self.draw(kinds[places], indices[places], places[2], even, random)
+        return mutated
+
+
+def draw_kinds(mix: Tensor, rates: Tensor, num_modes: int, random: torch.Generator) -> Tensor:
+    """Choose which symbols mutate, and how.
+
+    Args:
+        mix: Shares of NEIGHBOUR, PRIOR and UNIFORM of each neuron, `(K, 3)`, not negative.
+        rates: Probability that a symbol of a proposal mutates, `(K, b)`.
+        num_modes: Length d of a multi-index.
+        random: On the device of the shares.
+
+    Returns:
+        Kinds, int64 `(K, b, d)`, KEEP where nothing mutates.
+    """
+    shape = (*rates.shape, num_modes)
+    kinds = torch.multinomial(mix, shape[1] * num_modes, replacement=True, generator=random)
+    draws = torch.rand(shape, generator=random, device=mix.device)
+    return kinds.view(shape).masked_fill(draws >= rates[..., None], KEEP)
+
+
+def check_mix(mix: tuple[float, ...]) -> None:
+    """Refuse shares of the three kinds that are no shares.
+
+    Raises:
+        ValueError: If they are not three, one is negative, or they do not sum to 1.
+    """
+    if len(mix) != 3 or min(mix) < 0.0 or abs(sum(mix) - 1.0) > 1e-6:
+        raise ValueError(
+            f"Argument `mix` must be three shares, not negative, that sum to 1, but got {mix}."
+        )

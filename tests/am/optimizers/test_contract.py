@@ -5,6 +5,7 @@ One that is added to `OPTIMIZERS` is tested by all that is below.
 
 import random
 from functools import partial
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -13,7 +14,10 @@ import torch
 from spikelens.am.activations import Response
 from spikelens.am.archive import Archive
 from spikelens.am.box import Box
+from spikelens.am.optimizers.cma import Cma
 from spikelens.am.optimizers.elite_tt import EliteTT
+from spikelens.am.optimizers.genetic import Genetic
+from spikelens.am.optimizers.nevergrad_search import NevergradSearch
 from spikelens.am.optimizers.protes import PRESETS, Protes
 from spikelens.am.optimizers.random import RandomSearch
 from spikelens.am.search import search
@@ -25,17 +29,21 @@ def one_power_of_two(sizes):
 
 # An optimizer, or a pair of one and of which mode sizes it takes; all, where nothing is said.
 OPTIMIZERS = {
+    "cma": Cma,
     "elite_tt": EliteTT,
+    "genetic": Genetic,
     "random": RandomSearch,
     **{name: partial(Protes, preset=name, quantised=False) for name in PRESETS},
     "quantised tt": (partial(Protes, preset="tt"), one_power_of_two),
 }
+if find_spec("nevergrad"):  # an optional extra
+    OPTIMIZERS["nevergrad"] = partial(NevergradSearch, algorithm="Portfolio", budget=400)
 SPACES = [(3, 3, 3), (4, 4), (2, 2, 2, 2), (5, 1, 2, 7), (4,), (1, 1), (1,)]
 PAIRS = {
     name: entry if isinstance(entry, tuple) else (entry, lambda sizes: True)
     for name, entry in OPTIMIZERS.items()
 }
-space = Box
+space = partial(Box, is_ordered=True)  # what every optimizer takes
 
 
 def pairs(*spaces, is_taken=True):

@@ -5,13 +5,12 @@ from torch import Tensor
 
 from spikelens.am.additive_model import AdditiveModel
 from spikelens.am.archive import Archive
-from spikelens.am.moves import Moves
+from spikelens.am.moves import KEEP, Moves, check_mix
 from spikelens.am.optimizers.base import Optimizer
 from spikelens.am.tensor_train import sample_chain
 from spikelens.arguments import require_integers
 from spikelens.generators.base import LatentSpace
 
-_KEEP = -1  # kind of a symbol that was not mutated; kinds 0, 1, 2: neighbour, prior, uniform
 _NUM_LEARNED = 8  # points that the model must have seen before it tilts anything
 _LARGEST_TILT = 30.0  # of a symbol's logarithm; its exponential stays far inside a float
 
@@ -127,7 +126,7 @@ class EliteTT(Optimizer):
     def _mutated(self, symbols: Tensor, tilts: Tensor) -> Tensor:
         """Draw the mutated ones of the symbols `(K, b, d)` anew."""
         # To look for them makes the host wait for the device; but they are few.
-        neurons, proposals, modes = places = (self._kinds != _KEEP).nonzero(as_tuple=True)
+        neurons, proposals, modes = places = (self._kinds != KEEP).nonzero(as_tuple=True)
         weights = tilts[neurons, modes].where(self.is_tilted[proposals, None], 1.0)
         symbols[places] = self.moves.draw(
             self._kinds[places], symbols[places], modes, weights, self.random
@@ -204,7 +203,4 @@ def _check(
     for name, size in (("mutations", mutations), ("spread", spread), ("tilt", tilt)):
         if size < 0.0:
             raise ValueError(f"Argument `{name}` must not be negative, but got {size}.")
-    if len(mix) != 3 or min(mix) < 0.0 or abs(sum(mix) - 1.0) > 1e-6:
-        raise ValueError(
-            f"Argument `mix` must be three shares, not negative, that sum to 1, but got {mix}."
-        )
+    check_mix(mix)
