@@ -11,12 +11,14 @@ from spikelens.am.archive import Archive
 from spikelens.am.optimizers.elite_tt import EliteTT
 from spikelens.am.optimizers.protes import PRESETS, Protes
 from spikelens.am.optimizers.random import RandomSearch
+from spikelens.am.optimizers.ttopt import TTOpt
 from spikelens.am.search import search
 from spikelens.generators.base import sample_prior
 
 OPTIMIZERS = {
     "elite_tt": EliteTT,
     "random": RandomSearch,
+    "ttopt": partial(TTOpt, batch=10, rank=2, quantised=False),
     **{name: partial(Protes, preset=name, quantised=False) for name in PRESETS},
 }
 
