@@ -11,6 +11,7 @@ from spikelens.am.archive import Archive
 from spikelens.am.optimizers.elite_tt import EliteTT
 from spikelens.am.optimizers.protes import PRESETS, Protes
 from spikelens.am.optimizers.random import RandomSearch
+from spikelens.am.optimizers.surrogate_tt import SurrogateTT
 from spikelens.am.optimizers.ttopt import TTOpt
 from spikelens.am.search import search
 from spikelens.generators.base import sample_prior
@@ -18,6 +19,8 @@ from spikelens.generators.base import sample_prior
 OPTIMIZERS = {
     "elite_tt": EliteTT,
     "random": RandomSearch,
+    "surrogate_tt": SurrogateTT,
+    "surrogate_tt_als": partial(SurrogateTT, rank=3, order=2, num_sweeps=2, refit_every=2),
     "ttopt": partial(TTOpt, batch=10, rank=2, quantised=False),
     **{name: partial(Protes, preset=name, quantised=False) for name in PRESETS},
 }
