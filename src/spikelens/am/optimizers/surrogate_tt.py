@@ -38,7 +38,8 @@ class SurrogateTT(Optimizer):
         seed: See `Optimizer`.
         batch: See `Optimizer`.
         rank: Rank of the train, at least 2.
-        order: Of the ANOVA: 1, or 2 for pairs of modes too, which costs `d**2 n**2` steps.
+        order: Of the ANOVA: 1, or 2 for pairs of modes too, which costs `d**2 n**2` steps and
+            rounds as many trains: seconds a fit for 16 modes of 8 symbols.
         num_sweeps: Sweeps of alternating least squares, not negative; 0 keeps the ANOVA. They pay
             where modes have few symbols: each takes a solution of r**2 unknowns a symbol.
         ridge: How much the sweeps hold to the ANOVA, positive: a number of points that speak for
