@@ -1,9 +1,8 @@
 import pytest
-import teneva
 import torch
 
 from spikelens.am import tensor_train
-from spikelens.am.optimizers.protes import PRESETS, Preset, SamplingTrain, dequantise
+from spikelens.am.optimizers.protes import PRESETS, Preset, SamplingTrain
 
 
 def set_cores(train, cores):
@@ -108,15 +107,6 @@ def test_elites_are_left_as_they_were():
     copy = elites.clone()
     train.ascend(elites)
     assert elites.equal(copy)
-
-
-@pytest.mark.parametrize("num_bits", [1, 3, 9])
-def test_dequantise_undoes_teneva_s_quantisation_on_any_batch(num_bits):
-    size = 2**num_bits
-    indices = torch.randint(0, size, (20, 7), generator=torch.Generator().manual_seed(0))
-    bits = torch.from_numpy(teneva.ind_tt_to_qtt(indices.numpy(), size))
-    assert torch.equal(dequantise(bits, num_bits), indices)
-    assert torch.equal(dequantise(bits.view(4, 5, -1), num_bits), indices.view(4, 5, 7))
 
 
 @pytest.mark.parametrize(

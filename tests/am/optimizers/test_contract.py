@@ -20,6 +20,8 @@ from spikelens.am.optimizers.genetic import Genetic
 from spikelens.am.optimizers.nevergrad_search import NevergradSearch
 from spikelens.am.optimizers.protes import PRESETS, Protes
 from spikelens.am.optimizers.random import RandomSearch
+from spikelens.am.optimizers.surrogate_tt import SurrogateTT
+from spikelens.am.optimizers.ttopt import TTOpt
 from spikelens.am.search import search
 
 
@@ -33,6 +35,9 @@ OPTIMIZERS = {
     "elite_tt": EliteTT,
     "genetic": Genetic,
     "random": RandomSearch,
+    "surrogate_tt": SurrogateTT,
+    "surrogate_tt_als": partial(SurrogateTT, rank=3, order=2, num_sweeps=2, refit_every=2),
+    "ttopt": partial(TTOpt, batch=10, rank=2, quantised=False),
     **{name: partial(Protes, preset=name, quantised=False) for name in PRESETS},
     "quantised tt": (partial(Protes, preset="tt"), one_power_of_two),
 }

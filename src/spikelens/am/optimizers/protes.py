@@ -9,6 +9,8 @@ from torch import Tensor
 from spikelens.am import tensor_train
 from spikelens.am.archive import Archive
 from spikelens.am.optimizers.base import Optimizer
+from spikelens.am.quantised import bits_of_modes, dequantise, quantise
+from spikelens.arguments import require_integers
 from spikelens.generators.base import LatentSpace
 from spikelens.threads import one_thread
 
@@ -96,39 +98,57 @@ class SamplingTrain:
         with one_thread():
             return tensor_train.sample(self.cores, num, self.generator)
 
-    def ascend(self, elites: Tensor) -> None:
+    def ascend(
+        self, elites: Tensor, weights: Tensor | None = None, num_steps: int | None = None
+    ) -> None:
         """Raise the mean log-likelihood of each neuron's best multi-indices.
 
         Works whatever the caller's grad mode is.
 
         Args:
             elites: Multi-indices, int64 `(K, num_top, d)`.
+            weights: Their weights in the mean, float `(K, num_top)`; rows sum to 1, or to 0 for a
+                neuron that learns nothing. None for equal ones.
+            num_steps: Adam steps, not negative; None for the train's own number.
         """
         with one_thread(), torch.inference_mode(False), torch.enable_grad():
             elites = elites.clone()
-            for _ in range(self.num_steps):
-                loss = -tensor_train.log_likelihood(self.cores, elites).mean(dim=1).sum()
+            shares = 1 / elites.shape[1] if weights is None else weights.clone()
+            for _ in range(self.num_steps if num_steps is None else num_steps):
+                loss = -(tensor_train.log_likelihood(self.cores, elites) * shares).sum()
                 self.optimizer.zero_grad()
                 torch.autograd.backward(loss)
                 self.optimizer.step()
+
+    def forget_steps(self) -> None:
+        """Start Adam's moments afresh; the cores stay as they are."""
+        self.optimizer.state.clear()
 
 
 class Protes(Optimizer):
     """Search with a learned sampling train, as published; each neuron learns from its own images.
 
     Each round samples every neuron's train, keeps the best `num_top` of that sample and raises
-    their likelihood. Start images and the pool are not used: they are no part of the method.
+    their likelihood. Start images and the pool are not used: they are no part of the method. Two
+    options, off by default, let it be compared with searches that use them: a train that first
+    learns the archive's elites, the natural start images, and one that keeps learning from the
+    best of the archive rather than from the best of its last sample.
 
     Args:
         space: See `Optimizer`.
-        archive: See `Optimizer`; not read.
+        archive: See `Optimizer`; read only where one of the options asks for it.
         seed: See `Optimizer`.
         preset: One of `PRESETS`; the paper's TT, TT-s, TT-b, TT-exp.
         quantised: Split each mode of size 2**q into q binary modes (QTT), as the paper does;
             only for a latent whose modes all have the same size, a power of two.
+        num_warm_steps: Adam steps on the likelihood of the archive's elites before the first
+            sample, not negative. Adam's moments then start afresh.
+        keeps_best: Learn each round from the `num_top` best of the archive, the pool's and those
+            of earlier rounds included, instead of the sample's.
 
     Raises:
-        ValueError: If the preset is unknown, or the latent cannot be quantised.
+        ValueError: If the preset is unknown, the latent cannot be quantised, or the number of warm
+            steps is negative.
 
     Source: Batsheva et al., "PROTES", 2023; presets: Pospelov et al. 2025.
     """
@@ -141,15 +161,19 @@ class Protes(Optimizer):
         seed: int = 0,
         preset: str = "tt_exp",
         quantised: bool = True,
+        num_warm_steps: int = 0,
+        keeps_best: bool = False,
     ) -> None:
+        require_integers(0, num_warm_steps=num_warm_steps)
         if preset not in PRESETS:
             raise ValueError(
                 f"Argument `preset` must be one of {', '.join(PRESETS)}, but got {preset!r}."
             )
         chosen = PRESETS[preset]
         super().__init__(space, archive, seed=seed, batch=chosen.num_samples)
-        self.num_top = chosen.num_top
-        self.num_bits = _num_bits(space.mode_sizes) if quantised else 0
+        self.num_top, self.keeps_best = chosen.num_top, keeps_best
+        self._warm_steps_left = num_warm_steps
+        self.num_bits = bits_of_modes(space.mode_sizes) if quantised else 0
         sizes = (2,) * (self.num_bits * len(space.mode_sizes)) or space.mode_sizes
         self.train = SamplingTrain(
             self.num_neurons,
@@ -162,47 +186,31 @@ class Protes(Optimizer):
         )
 
     def _propose(self) -> Tensor:
+        if self._warm_steps_left:
+            self._learn_elites(len(self.archive.scores[0]), self._warm_steps_left)
+            self.train.forget_steps()
+            self._warm_steps_left = 0
         self._sampled = self.train.sample(self.batch)
         # A copy: what the caller does to it must not change what is learned.
         return dequantise(self._sampled, self.num_bits) if self.num_bits else self._sampled.clone()
 
     def _learn(self, own: Tensor) -> None:
+        if self.keeps_best:
+            self._learn_elites(self.num_top)
+            return
         best = own.topk(min(self.num_top, self.batch), 1)
         # A neuron none of whose images was shown (it is at its ceiling) has nothing to learn, but
         # what it learns no longer matters either: the trains are independent.
         rows = best.indices.unsqueeze(2).expand(-1, -1, self._sampled.shape[2])
         self.train.ascend(self._sampled.gather(1, rows))
 
-
-def _num_bits(mode_sizes: Sequence[int]) -> int:
-    size = mode_sizes[0]
-    if set(mode_sizes) != {size} or size < 2 or size & (size - 1):
-        raise ValueError(
-            "Argument `quantised` must be False unless all modes have one size, a power of two, "
-            f"but the mode sizes are {sorted(set(mode_sizes))}."
-        )
-    return size.bit_length() - 1
-
-
-def dequantise(bits: Tensor, num_bits: int) -> Tensor:
-    """Join groups of binary modes, the lowest bit first, into modes of size 2**num_bits.
-
-    The order is teneva's (`teneva.ind_qtt_to_tt`).
-
-    Args:
-        bits: Bits, int64 `(..., d * q)`.
-        num_bits: Binary modes q that make one mode, positive.
-
-    Returns:
-        Multi-indices, int64 `(..., d)`.
-
-    Example:
-        >>> dequantise(torch.tensor([0, 1, 1, 1, 0, 0]), 3).tolist()
-        [6, 1]
-    """
-    shifts = torch.arange(num_bits, device=bits.device)
-    groups = bits.reshape(*bits.shape[:-1], bits.shape[-1] // num_bits, num_bits)
-    return torch.sum(groups << shifts, dim=-1)
+    def _learn_elites(self, num: int, num_steps: int | None = None) -> None:
+        """Ascend on the `num` best of the archive, as far as there are any."""
+        elites = self.archive.indices[:, :num]
+        is_known = self.archive.scores[:, :num].isfinite().float()
+        weights = is_known / is_known.sum(1, keepdim=True).clamp_min(1)
+        bits = quantise(elites, self.num_bits) if self.num_bits else elites
+        self.train.ascend(bits, weights, num_steps)
 
 
 def _check_positive(name: str, value: float) -> None:
