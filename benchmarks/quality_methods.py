@@ -16,7 +16,7 @@ from spikelens.am.optimizers.base import Optimizer
 from spikelens.generators.base import Generator
 
 CHAMPION = "elite_tt"
-BATCH = 25  # images a round and neuron, for every search that leaves the choice
+BATCH = 10  # images a round and neuron, for every search that leaves the choice
 _FINE = 4096  # symbols a coordinate: z is continuous for all purposes
 
 
@@ -56,16 +56,18 @@ class Method:
         return "natural" if self.is_started else "own"
 
 
-# Settings of the champion, each switched off or set otherwise, one at a time.
+# Parts of the champion, each switched off or set otherwise, one at a time.
 ABLATIONS: dict[str, dict[str, Any]] = {
+    "no model": {"tilt": 0.0},
+    "model alone": {"explore": 0.0},
     "no switching": {"switch": 0.0},
     "no mutation": {"mutations": 0.0},
     "one elite": {"num_elites": 1},
-    "no neighbours at first": {"mix": (0.0, 0.5, 0.5)},
-    "no prior at first": {"mix": (0.75, 0.0, 0.25)},
-    "rates do not learn": {"learning_rate": 0.0},
+    "no neighbours": {"mix": (0.0, 0.5, 0.5)},
+    "no prior": {"mix": (0.75, 0.0, 0.25)},
+    "nothing uniform": {"mix": (0.75, 0.25, 0.0)},
     "one rate for all": {"spread": 0.0},
-    "batch of 10": {"batch": 10},
+    "batch of 25": {"batch": 25},
 }
 
 _PRESETS = ("tt", "tt_s", "tt_b", "tt_exp")
@@ -79,7 +81,7 @@ METHODS: dict[str, Method] = {
     },
     **{
         f"protes {preset}, natural start": Method(
-            "protes:Protes", {"preset": preset, "num_warm_steps": 100}
+            "protes:Protes", {"preset": preset, "num_warm_steps": 20, "keeps_best": True}
         )
         for preset in _PRESETS
     },

@@ -61,7 +61,7 @@ def test_useless_scores_teach_nothing():
     points = points_of(20, (3, 3))
     scores = torch.stack([torch.full((20,), torch.nan), torch.full((20,), 0.5)])
     model.add(points[None], scores)
-    torch.testing.assert_close(model.table(), torch.zeros(2, 3, 3))
+    torch.testing.assert_close(model.table(), torch.zeros(2, 2, 3))
 
 
 def test_symbols_share_what_their_look_alikes_taught():

@@ -32,7 +32,7 @@ class AdditiveModel:
         space: LatentSpace,
         num_neurons: int,
         window: int = 400,
-        ridge: float = 0.3,
+        ridge: float = 0.1,
         device: torch.device | str = "cpu",
     ) -> None:
         self.window, self.ridge = window, ridge

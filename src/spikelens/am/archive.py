@@ -82,6 +82,7 @@ class Archive:
         self.scores, order = scores.sort(dim=1, descending=True, stable=True)
         activations = self.activations.where(is_kept, 0.0)
         self.activations = activations.gather(1, order)
+        self._hashes = self._hashes.gather(1, order)
         self.indices = self.indices.gather(1, order[..., None].expand_as(self.indices))
 
     def _gather(self, candidates: Tensor, chosen: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Maximize any function of integers: a search without networks or images."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,11 +14,6 @@ from spikelens.am.optimizers.elite_tt import EliteTT
 from spikelens.am.search import Progress, SearchResult, search
 from spikelens.arguments import require_integers, to_tensor
 
-# Rates that adapt to success die down where successes become rare: after 3000 evaluations of the
-# functions in tests/am/test_maximize.py three proposals in four were points seen before, against
-# one in three at fixed rates.
-_FIXED_RATES = partial(EliteTT, learning_rate=0.0)
-
 
 def maximize(
     objective: Callable[[Tensor], Any],
@@ -27,7 +21,7 @@ def maximize(
     budget: int,
     *,
     num_functions: int = 1,
-    optimizer: Callable[..., Optimizer] = _FIXED_RATES,
+    optimizer: Callable[..., Optimizer] = EliteTT,
     start: Any = None,
     prior: Sequence[Any] | None = None,
     neighbours: Sequence[Any] | None = None,
@@ -53,8 +47,7 @@ def maximize(
             each function profits from all of them.
         num_functions: Number of functions K.
         optimizer: Builds an optimizer from a latent space, an archive and `seed`: a class of
-            `spikelens.am.optimizers`, or a `functools.partial` of one. The default is `EliteTT` at
-            fixed rates.
+            `spikelens.am.optimizers`, or a `functools.partial` of one.
         start: Points to evaluate first, `(m, d)`; they count.
         prior: See `spikelens.am.box.Box`.
         neighbours: See `Box`.

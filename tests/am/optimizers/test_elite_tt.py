@@ -1,3 +1,4 @@
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -7,8 +8,8 @@ from spikelens.am import tensor_train
 from spikelens.am.activations import Response
 from spikelens.am.archive import Archive
 from spikelens.am.box import Box
+from spikelens.am.maximize import maximize
 from spikelens.am.optimizers.elite_tt import EliteTT
-from spikelens.am.search import search
 
 KERNEL = torch.tensor([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.1, 0.9, 0.0]])
 PRIORS = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]])
@@ -64,7 +65,6 @@ def test_samples_follow_the_dense_train(order, is_tilted):
         switch=chi,
         mutations=3 * mu,
         mix=mix,
-        learning_rate=0.0,
         spread=0.0,
         tilt=0.7,
         explore=0.0,
@@ -98,22 +98,23 @@ def test_what_is_explored_is_not_tilted():
     assert ((tilted == 2).float().mean(0) > shares + 0.1).all()
 
 
-def test_what_symbols_add_is_learned():
-    """An additive objective over many symbols: with the model few evaluations suffice."""
-    random = torch.Generator().manual_seed(0)
-    values = torch.randn(20, 12, generator=random)
+def test_a_pool_learns_what_symbols_add():
+    """Eight additive functions at once: what is shown for one teaches the models of all."""
+    values = torch.randn(8, 20, 12, generator=torch.Generator().manual_seed(0))
 
-    def objective(indices):
-        score = values[torch.arange(20), indices].sum(1, keepdim=True)
-        return Response(score, score)
+    def share(tilt):
+        found = maximize(
+            lambda points: values[:, torch.arange(20), points].sum(-1).T,
+            [12] * 20,
+            150,
+            num_functions=8,
+            optimizer=partial(EliteTT, tilt=tilt),
+        )
+        return float((found.activations / values.amax(2).sum(1)).mean())
 
-    def best(tilt):
-        archive = Archive(1, 20)
-        optimizer = EliteTT(Box([12] * 20), archive, tilt=tilt)
-        return float(search(objective, optimizer, archive, 600, ceiling=torch.inf).activations)
-
-    largest = float(values.amax(1).sum())
-    assert best(2.0) > 0.95 * largest > best(0.0)
+    # .92 against .73 with this seed; .93 against .69 with another.
+    assert share(2.0) > 0.87
+    assert share(0.0) < 0.80
 
 
 def test_without_switch_and_mutation_elites_come_back():
@@ -147,32 +148,11 @@ def test_an_empty_archive_samples_the_prior():
     torch.testing.assert_close(frequencies(optimizer), expected, atol=0.007, rtol=0)
 
 
-def test_rates_follow_what_succeeds():
-    """An objective that rewards staying near one point calls for few mutations."""
-    torch.manual_seed(0)
-    num_modes = 32
-    space = Box([8] * num_modes)
-    target = torch.randint(0, 8, (num_modes,))
-
-    def objective(indices):
-        share = (indices == target).float().mean(1, keepdim=True)
-        return Response(share, share)
-
-    archive = Archive(1, num_modes)
-    optimizer = EliteTT(space, archive, mutations=16.0, learning_rate=0.3, tilt=0.0)
-    before = float(optimizer.mutation)
-    search(objective, optimizer, archive, 600)
-    assert float(optimizer.mutation) < 0.5 * before
-    assert optimizer.mix.sum() == pytest.approx(1.0)
-    assert optimizer.mix.min() >= 0.01
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         ({"num_elites": 0}, "`num_elites` must be a positive integer, but got 0"),
         ({"switch": 1.5}, r"`switch` must lie in \[0, 1\], but got 1.5"),
-        ({"learning_rate": -0.1}, r"`learning_rate` must lie in \[0, 1\]"),
         ({"mutations": -1.0}, "`mutations` must not be negative"),
         ({"spread": -1.0}, "`spread` must not be negative"),
         ({"tilt": -1.0}, "`tilt` must not be negative"),

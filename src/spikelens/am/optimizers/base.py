@@ -57,7 +57,7 @@ class Optimizer(ABC):
                 "Optimizer.ask was called twice: tell the scores of the first batch."
             )
         self._is_waiting = True
-        return self._propose()
+        return self._propose().clone()  # what the caller does to it must not reach the optimizer
 
     def tell(self, scores: Tensor) -> None:
         """Learn from the scores of the batch asked last.

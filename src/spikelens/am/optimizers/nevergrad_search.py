@@ -15,6 +15,8 @@ from spikelens.am.optimizers.base import Optimizer
 from spikelens.arguments import require_integers
 from spikelens.generators.base import LatentSpace
 
+_LARGEST_LOSS = 1e20
+
 
 class NevergradSearch(Optimizer):
     """Search by nevergrad; each neuron learns from its own images.
@@ -78,7 +80,8 @@ class NevergradSearch(Optimizer):
         return self._to_indices(torch.from_numpy(values).to(self.device))
 
     def _learn(self, own: Tensor) -> None:
-        losses = -own.double().cpu().numpy()
+        # Its own limit is 5e20; it clips, and warns.
+        losses = -own.double().clamp(-_LARGEST_LOSS, _LARGEST_LOSS).cpu().numpy()
         with self._own_state():
             for search, asked, loss in zip(self._searches, self._asked, losses, strict=True):
                 is_known = np.isfinite(loss)

@@ -192,7 +192,7 @@ class Protes(Optimizer):
             self._warm_steps_left = 0
         self._sampled = self.train.sample(self.batch)
         # A copy: what the caller does to it must not change what is learned.
-        return dequantise(self._sampled, self.num_bits) if self.num_bits else self._sampled.clone()
+        return dequantise(self._sampled, self.num_bits) if self.num_bits else self._sampled
 
     def _learn(self, own: Tensor) -> None:
         if self.keeps_best:
