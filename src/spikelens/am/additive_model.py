@@ -18,7 +18,9 @@ class AdditiveModel:
     Args:
         space: `embed` says what symbols stand for.
         num_neurons: Number of functions K.
-        window: Points remembered, positive.
+        window: Points remembered of each function's own, positive.
+        pool_window: Points remembered where they are the same for all functions, positive: one
+            Gram matrix then serves all, and can be larger.
         ridge: Penalty in units of the mean squared distance of a point from the points' mean,
             positive.
         device: Where it computes.
@@ -32,13 +34,14 @@ class AdditiveModel:
         space: LatentSpace,
         num_neurons: int,
         window: int = 400,
+        pool_window: int = 1000,
         ridge: float = 0.1,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.window, self.ridge = window, ridge
+        self.windows, self.ridge = (window, pool_window), ridge
         self.features = symbol_features(space).to(device)  # (d, n, e)
-        self.num_seen = 0
-        self.scores = torch.zeros(num_neurons, window, device=device)
+        self.num_seen = self.window = 0
+        self.scores = torch.zeros(num_neurons, 0, device=device)  # (K, window)
         self.points = torch.zeros(0)  # (G, window, d * e)
         self.gram = torch.zeros(0)  # (G, window, window)
 
@@ -50,26 +53,37 @@ class AdditiveModel:
                 all of them (G = 1).
             scores: `(K, M)`; what is not finite counts as the function's mean.
         """
+        if not self.window:
+            self._make_room(len(points))
         points, scores = points[:, -self.window :], scores[:, -self.window :]
         modes = torch.arange(len(self.features), device=points.device)
         rows = self.features[modes, points].flatten(2)  # (G, M, d * e)
-        if not len(self.points):
-            shape = len(rows), self.window
-            self.points = rows.new_zeros(*shape, rows.shape[2])
-            self.gram = rows.new_zeros(*shape, self.window)
         places = (self.num_seen + torch.arange(rows.shape[1], device=rows.device)) % self.window
         self.points[:, places] = rows
         products = rows @ self.points.mT
         self.gram[:, places], self.gram[:, :, places] = products, products.mT
-        self.scores[:, places] = scores.where(scores.isfinite(), torch.nan).float()
+        scores = scores.float()
+        self.scores[:, places] = scores.where(scores.isfinite(), torch.nan)
         self.num_seen += rows.shape[1]
 
+    def _make_room(self, num_groups: int) -> None:
+        d, _, e = self.features.shape
+        num_neurons = len(self.scores)
+        self.window = self.windows[num_groups < num_neurons]
+        self.scores = self.scores.new_zeros(num_neurons, self.window)
+        self.points = self.features.new_zeros(num_groups, self.window, d * e)
+        self.gram = self.features.new_zeros(num_groups, self.window, self.window)
+
     def table(self) -> Tensor:
-        """Return what each symbol adds to the score, `(K, d, n)`, up to a constant of each mode."""
+        """Return what each symbol adds to a score, `(K, d, n)`.
+
+        Up to a constant of each mode, and in units of the function's largest magnitude.
+        """
         num = min(self.num_seen, self.window)
         scores = self.scores[:, :num]
-        scores = scores - scores.nanmean(1, keepdim=True)
-        scores = scores.nan_to_num(0.0)  # (K, M)
+        largest = scores.abs().nan_to_num(0.0).amax(1, keepdim=True)
+        scores = scores / largest.clamp_min(torch.finfo(scores.dtype).tiny)  # sums stay finite
+        scores = (scores - scores.nanmean(1, keepdim=True)).nan_to_num(0.0)  # (K, M)
         gram = self.gram[:, :num, :num]
         mean = gram.mean(1, keepdim=True)
         centred = gram - mean - mean.mT + mean.mean(2, keepdim=True)

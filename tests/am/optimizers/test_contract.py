@@ -66,6 +66,7 @@ def tell(optimizer, archive, asked, own):
     """Archive what each neuron's own proposals scored, the same for all neurons, and tell it."""
     scores = own.flatten()[:, None].expand(-1, len(own))
     archive.add(asked.flatten(0, 1), Response(scores, scores))
+    optimizer.watch(asked, own)
     optimizer.tell(own)
 
 
@@ -151,6 +152,7 @@ def test_degenerate_feedback_does_no_harm(build, sizes):
         answers = [answer(pool.float().mean(1), rounds) for answer in FEEDBACK.values()]
         scores = torch.stack(answers, 1)  # (K b, K)
         archive.add(pool, Response(scores, scores))
+        optimizer.watch(pool[None], scores.T)
         own = scores.unflatten(0, (num_neurons, -1))
         optimizer.tell(torch.stack([own[k, :, k] for k in range(num_neurons)]))
     assert archive.best[0] == (torch.tensor(sizes) - 1).float().mean()
