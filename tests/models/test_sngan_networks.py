@@ -135,3 +135,14 @@ def test_small_maps_are_not_halved_further():
         assert sum(block.is_halving for block in blocks) == num_halvings
         assert [block.is_halving for block in blocks][-2:] == [False, False]
         assert [block.is_first for block in blocks] == [True] + [False] * (len(blocks) - 1)
+
+
+def test_norms_are_float32_under_autocast():
+    def powers(is_enabled):
+        torch.manual_seed(0)
+        discriminator = ResNetDiscriminator(8, 3, 32)
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_enabled):
+            discriminator(torch.rand(2, 3, 32, 32))
+        return discriminator.blocks[0].conv1.parametrizations.weight[0]._u
+
+    torch.testing.assert_close(powers(True), powers(False), atol=1e-6, rtol=0)

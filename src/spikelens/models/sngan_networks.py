@@ -5,6 +5,7 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 _SMALLEST = 4  # pixels: the maps that a generator begins with are at least so large
@@ -150,9 +151,21 @@ class ResNetDiscriminator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Score images `(N, channels, size, size)` in [-1, 1]: `(N,)`, more for a real one."""
-        maps = self.blocks(images.contiguous(memory_format=torch.channels_last))
-        out: Tensor = self.last(F.relu(maps).sum((2, 3))).squeeze(1)
+        with parametrize.cached():
+            self._normalize()
+            maps = self.blocks(images.contiguous(memory_format=torch.channels_last))
+            out: Tensor = self.last(F.relu(maps).sum((2, 3))).squeeze(1)
         return out
+
+    def _normalize(self) -> None:
+        """Divide the weights by their norms in float32: autocast would take power iterations too.
+
+        The results stay in the cache that the caller opened.
+        """
+        with torch.autocast(self.last.weight.device.type, enabled=False):
+            for module in self.modules():
+                if parametrize.is_parametrized(module):
+                    _ = module.weight
 
 
 class LatentEncoder(nn.Module):
