@@ -137,12 +137,16 @@ def test_small_maps_are_not_halved_further():
         assert [block.is_first for block in blocks] == [True] + [False] * (len(blocks) - 1)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_norms_are_float32_under_autocast():
+    """A CPU's autocast leaves products of a matrix and a vector alone; a GPU's does not."""
+
     def powers(is_enabled):
         torch.manual_seed(0)
-        discriminator = ResNetDiscriminator(8, 3, 32)
-        with torch.autocast("cpu", torch.bfloat16, enabled=is_enabled):
-            discriminator(torch.rand(2, 3, 32, 32))
+        discriminator = ResNetDiscriminator(8, 3, 32).cuda()
+        with torch.autocast("cuda", torch.bfloat16, enabled=is_enabled):
+            discriminator(torch.rand(2, 3, 32, 32).cuda())
         return discriminator.blocks[0].conv1.parametrizations.weight[0]._u
 
     torch.testing.assert_close(powers(True), powers(False), atol=1e-6, rtol=0)
