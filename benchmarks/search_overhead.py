@@ -4,8 +4,8 @@
     python -m benchmarks.search_overhead --device cuda --rounds 50
 
 For 1, 10 and 40 neurons on the codes of a VQ-VAE (64 modes of 512) and the grid of an SN-GAN (128
-modes of 64): milliseconds a round of ask, tell and `Archive.add`, microseconds a proposed image,
-and the share of the loop where each image is also drawn and shown to a network: the shipped
+modes of 64), pooled: milliseconds a round of ask, of watch and tell, and of `Archive.add`,
+microseconds a proposed image, and the share of the loop where each image is also drawn and shown to a network: the shipped
 classifier of shapes, and the paper's `csnn` of 16 time steps with random weights. Search and
 objective take turns; figures are the least of all turns, which other work on the machine disturbs
 least. Scores are random, so that elites change each round. Of a round's images --images at most
@@ -68,6 +68,7 @@ def time_round(optimizer: Optimizer, random: torch.Generator) -> Round:
     times.append(machine.now(device))
     archive.add(pool, response)
     times.append(machine.now(device))
+    optimizer.watch(pool[None], scores.T)  # as in a pool, the default of runs
     optimizer.tell(own)
     times.append(machine.now(device))
     return Round(times[1] - times[0], times[4] - times[3], times[3] - times[2])
@@ -94,8 +95,11 @@ def compare(
 ) -> None:
     """Print a row for each network."""
     archive = Archive(num_neurons, len(generator.mode_sizes), device=args.device)
-    optimizer = EliteTT(generator, archive)
+    optimizer = EliteTT(generator, archive, batch=args.batch)
     random = torch.Generator(args.device).manual_seed(0)
+    # The model costs most once its memory is full.
+    seen = torch.rand(num_neurons, NUM_SEEN, generator=random, device=args.device)
+    optimizer.watch(generator.sample(NUM_SEEN, random)[None], seen)
     # Half the rounds before the objective and half after: a busy machine is busy for both.
     rounds = [time_round(optimizer, random) for _ in range(1 + args.rounds // 2)][1:]
     points = generator.sample(min(args.images, num_neurons * optimizer.batch), random)
@@ -123,6 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=5, help="proposals a neuron and round")
     parser.add_argument("--images", type=int, default=50, help="of a round, shown at most")
     args = parser.parse_args()
     device = torch.device(args.device)
