@@ -35,6 +35,7 @@ from spikelens.generators.vq_codes import load_vq_codes
 from spikelens.models.spiking_cnn import csnn
 
 NUM_NEURONS, NUM_TURNS = (1, 10, 40), 3
+NUM_SEEN = 1000  # points before the first round that is timed
 TITLE = (
     "| latent | neurons | ask, ms | tell, ms | add, ms | us an image | network | its ms an image "
     "| share of the search | of `add` |"
