@@ -96,7 +96,7 @@ METHODS: dict[str, Method] = {
         )
         for name in ("Portfolio", "NGOpt")
     },
-    "ttopt": Method("ttopt:TTOpt"),
+    "ttopt": Method("ttopt:TTOpt", is_started=False),
     "surrogate_tt": Method("surrogate_tt:SurrogateTT"),
     "random": Method("random:RandomSearch", role="baseline", is_started=False, is_pooled=True),
     "natural": Method("random:RandomSearch", role="baseline", is_search=False, is_seeded=False),

@@ -108,6 +108,7 @@ def _nearest(size: int) -> Tensor:
 
 def _given(name: str, values: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
     """Check weights of the caller, one tensor a mode, and scale their rows to sum 1."""
+    values = list(values)  # rows of an array are made anew each time they are asked for
     if len(values) != len(shapes):
         raise ValueError(
             f"Argument `{name}` must hold one table for each of the {len(shapes)} modes, but got "

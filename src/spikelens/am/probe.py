@@ -239,10 +239,11 @@ def find_neurons(
             or the optimizer refuses its settings.
     """
     check_fit(generator, image_shape)
+    device = generator.prior[0].device
     if num_starts:
         check_can_encode(generator)
     try:
-        optimizer(generator, Archive(1, len(generator.mode_sizes)), seed=0)
+        optimizer(generator, Archive(1, len(generator.mode_sizes), device=device), seed=0)
     except TypeError as error:
         raise ValueError(
             f"Argument `optimizer` must have only settings it knows, but {error}."

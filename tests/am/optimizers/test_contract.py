@@ -145,7 +145,7 @@ def test_degenerate_feedback_does_no_harm(build, sizes):
     num_neurons = len(FEEDBACK)
     archive = Archive(num_neurons, len(sizes), capacity=4)
     optimizer = build(space(sizes), archive)
-    for rounds in range(300):
+    for rounds in range(80):
         asked = optimizer.ask()
         assert_in_box(asked, optimizer, sizes)
         pool = asked.flatten(0, 1)

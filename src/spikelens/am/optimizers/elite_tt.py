@@ -70,7 +70,7 @@ class EliteTT(Optimizer):
         self.is_tilted = torch.arange(batch, device=self.device) >= round(explore * batch)
         self.num_modes = len(space.mode_sizes)
         self.mutation = min(mutations / self.num_modes, 1.0)
-        self.mix = torch.tensor(mix, device=self.device)
+        self.mix = torch.tensor(mix, dtype=torch.float32, device=self.device)
         self.order = space.order.to(self.device)
         self.model = AdditiveModel(space, self.num_neurons, device=self.device)
         self.moves = Moves(space, self.device)

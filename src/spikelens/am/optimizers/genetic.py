@@ -63,7 +63,9 @@ class Genetic(Optimizer):
         self.num_modes = len(space.mode_sizes)
         rate = min(mutations / self.num_modes, 1.0)
         self.rates = torch.full((self.num_neurons, batch), rate, device=self.device)
-        self.mix = torch.tensor([mix], device=self.device).expand(self.num_neurons, 3)
+        self.mix = torch.tensor([mix], dtype=torch.float32, device=self.device).expand(
+            self.num_neurons, 3
+        )
         self.moves = Moves(space, self.device)
         shape = (self.num_neurons, population)
         self.individuals = torch.zeros(
