@@ -8,7 +8,8 @@ modes of 64), pooled: milliseconds a round of ask, of watch and tell, and of `Ar
 microseconds a proposed image, and the share of the loop where each image is also drawn and shown to
 a network: the shipped classifier of shapes, and the paper's `csnn` of 16 time steps with random
 weights. Search and objective take turns; figures are the least of all turns, which other work
-disturbs least. Scores are random, so that elites change each round. Of a round's images --images at most
+disturbs least. Scores are random, so that elites change each round. Of a round's images --images
+at most
 are shown, and their time scaled. The table is Markdown.
 """
 
