@@ -162,7 +162,7 @@ class ResNetDiscriminator(nn.Module):
 
         The results stay in the cache that the caller opened.
         """
-        with torch.autocast(self.last.weight.device.type, enabled=False):
+        with torch.autocast(next(self.parameters()).device.type, enabled=False):
             for module in self.modules():
                 if parametrize.is_parametrized(module):
                     _ = module.weight
