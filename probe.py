@@ -47,6 +47,8 @@ def probe(cfg: DictConfig) -> Probe:
         if cfg.get(key) is not None:
             place = f"search.{key}" if key in of_search else key
             OmegaConf.update(run.am, place, cfg[key], merge=False, force_add=True)
+    if "budget" in run.am.optimizer:  # one that plans ahead; the checkpoint holds the run's
+        run.am.optimizer.budget = run.am.search.budget
     am: Any = OmegaConf.to_container(run.am, resolve=True)
     network, data = rebuild(checkpoint)
     is_gpu = torch.cuda.is_available() and run.trainer.accelerator != "cpu"
@@ -59,7 +61,11 @@ def probe(cfg: DictConfig) -> Probe:
     data.setup()
     natural = natural_images(data, am["num_natural"])
     # What the run started from are points of its own generator's latent.
-    start = None if cfg.get("generator") else checkpoint.start_of([str(n) for n in neurons])
+    start = (
+        None
+        if cfg.get("generator")
+        else checkpoint.start_of([str(n) for n in neurons], plan.direction)
+    )
     with SearchBar("AM") as bar:
         return probe_neurons(network, generator, neurons, natural, optimizer, plan, start, bar.show)
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import spikelens.am
 from spikelens.am.archive import Archive
 from spikelens.am.optimizers.base import Optimizer
 from spikelens.generators.base import Generator
@@ -159,18 +160,26 @@ def why_not(name: str, kind: str, space: Generator, budget: int) -> str:
 
 
 def fingerprint(method: Method) -> str:
-    """Return what changes when a method's own module does, but for comments and docstrings."""
-    module = method.target.partition(":")[0]
-    found = importlib.util.find_spec(_place(module))
+    """Return what changes when a method's own module or what it may use does.
+
+    That is every file beside `spikelens.am.optimizers`; comments and docstrings do not count.
+    """
+    found = importlib.util.find_spec(_place(method.target.partition(":")[0]))
     if found is None or found.origin is None:
-        raise ImportError(f"There is no module {_place(module)}.")
-    tree = ast.parse(Path(found.origin).read_text())
+        raise ImportError(f"There is no module {_place(method.target.partition(':')[0])}.")
+    own = Path(found.origin)
+    files = [own, *sorted(Path(spikelens.am.__file__).parent.glob("*.py"))]
+    return hashlib.sha256("".join(map(_code_of, files)).encode()).hexdigest()[:16]
+
+
+def _code_of(path: Path) -> str:
+    tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
             node, clean=False
         ):
             del node.body[0]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+    return ast.dump(tree)
 
 
 def _place(module: str) -> str:

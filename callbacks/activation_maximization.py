@@ -126,11 +126,12 @@ class ActivationMaximizationCallback(L.Callback):
         """Take the history of an interrupted run; one that only tests or validates needs none.
 
         Raises:
-            ValueError: If that run watched other neurons, or searched another latent.
+            ValueError: If that run watched other neurons, or searched another latent or the other
+                direction.
         """
         if self.stage != "fit":
             return
-        self.history.load_state_dict(state_dict, self.neurons)
+        self.history.load_state_dict(state_dict, self.neurons, self.search.direction)
         check_points(self.generator, self.history.elites)
 
     def _log(

@@ -299,6 +299,14 @@ def test_the_start_belongs_to_just_these_neurons(save):
         assert found.start_of(others) is None
 
 
+def test_the_start_belongs_to_its_direction(save):
+    found = read_checkpoint(save(content()))
+    for row in found.history["rows"]:
+        row["direction"] = "minimize"
+    assert found.start_of(["conv1:0", "fc1:3"]) is None
+    assert torch.equal(found.start_of(["conv1:0", "fc1:3"], "minimize"), HISTORY["start"])
+
+
 def test_the_first_probe_started_from_nothing():
     found = Checkpoint({}, {}, {**HISTORY, "start": None}, 0)
     assert found.start_of(["conv1:0", "fc1:3"]) is None

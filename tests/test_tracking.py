@@ -156,6 +156,16 @@ def test_an_empty_history_survives_and_fits_any_neurons():
     assert twin.elites is None
 
 
+def test_the_history_of_the_other_direction_is_refused(probe):
+    history, twin = History(), History()
+    history.append(probe, 0, None)
+    with pytest.raises(
+        ValueError, match=r"`direction` must be .* resumed \(maximize\), but got min"
+    ):
+        twin.load_state_dict(history.state_dict(), NEURONS, "minimize")
+    assert twin.rows == []
+
+
 @pytest.mark.parametrize(
     "neurons",
     [NEURONS[:2], NEURONS[::-1], (*NEURONS[:2], Neuron("fc1", 4)), [Neuron("conv1", 0)] * 3, ()],

@@ -37,6 +37,38 @@ def require_fractions(**values: float) -> None:
             raise ValueError(f"Argument `{name}` must lie between 0 and 1, but got {value!r}.")
 
 
+def require_shares(**values: float) -> None:
+    """Refuse values outside of [0, 1].
+
+    Args:
+        **values: Argument values by argument name.
+
+    Raises:
+        ValueError: If a value is no number in that range.
+    """
+    for name, value in values.items():
+        if not _is_number(value) or not 0.0 <= value <= 1.0:
+            raise ValueError(f"Argument `{name}` must lie in [0, 1], but got {value!r}.")
+
+
+def require_amounts(**values: float) -> None:
+    """Refuse negative values.
+
+    Args:
+        **values: Argument values by argument name.
+
+    Raises:
+        ValueError: If a value is no number, or negative.
+    """
+    for name, value in values.items():
+        if not _is_number(value) or not value >= 0.0:
+            raise ValueError(f"Argument `{name}` must not be negative, but got {value!r}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def to_tensor(values: Any) -> Tensor:
     """Return what a caller holds in a tensor, an array or nested lists as a tensor.
 

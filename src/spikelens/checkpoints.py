@@ -70,12 +70,17 @@ class Checkpoint:
             )
         return network.eval()
 
-    def start_of(self, neurons: Sequence[str]) -> Tensor | None:
-        """Return what the run's last probe of just these neurons started from, `(K, m, d)`."""
+    def start_of(self, neurons: Sequence[str], direction: str = "maximize") -> Tensor | None:
+        """Return what the run's last probe of these neurons started from, `(K, m, d)`.
+
+        None if it was of other neurons, or searched the other direction.
+        """
         history = self.history
         if history is None or list(neurons) != list(
             dict.fromkeys(row["neuron"] for row in history["rows"])
         ):
+            return None
+        if any(row.get("direction", direction) != direction for row in history["rows"]):
             return None
         start: Tensor | None = history["start"]
         return start

@@ -163,15 +163,18 @@ class History:
             "rows": [asdict(row) for row in self.rows],
         }
 
-    def load_state_dict(self, state: dict[str, Any], neurons: Sequence[Neuron]) -> None:
+    def load_state_dict(
+        self, state: dict[str, Any], neurons: Sequence[Neuron], direction: str = "maximize"
+    ) -> None:
         """Take over what `state_dict` returned.
 
         Args:
             state: The state.
             neurons: The neurons that will be probed from now on.
+            direction: What will be searched from now on.
 
         Raises:
-            ValueError: If the state is of other neurons.
+            ValueError: If the state is of other neurons, or of the other direction.
         """
         rows = [Row(**row) for row in state["rows"]]
         known = list(dict.fromkeys(row.neuron for row in rows))
@@ -179,6 +182,11 @@ class History:
             raise ValueError(
                 "Argument `neurons` must be those of the run that is resumed "
                 f"({known[0]} … {known[-1]}, {len(known)} in all), but got {len(neurons)} others."
+            )
+        if rows and rows[-1].direction != direction:
+            raise ValueError(
+                "Argument `direction` must be that of the run that is resumed "
+                f"({rows[-1].direction}), but got {direction}."
             )
         self.rows, self.epochs = rows, list(state["epochs"])
         self.stimuli = list(state["stimuli"])

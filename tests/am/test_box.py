@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -81,3 +82,9 @@ def test_kernels_are_scaled():
 def test_misuse_is_named(arguments, says):
     with pytest.raises(ValueError, match=says):
         Box(**{"mode_sizes": [2, 3]} | arguments)
+
+
+@pytest.mark.parametrize("make", [torch.eye, np.eye])
+def test_tables_may_be_rows_of_one_array(make):
+    box = Box([3, 3, 3], prior=make(3))
+    assert torch.equal(torch.stack(box.prior), torch.eye(3))

@@ -142,7 +142,7 @@ def test_neurons_are_found_only_if_the_generator_fits(tiny_network):
     [
         (partial(Protes, preset="tt-b"), "`preset` must be one of tt, tt_s"),
         (partial(EliteTT, batch=0), "`batch` must be a positive integer"),
-        (partial(EliteTT, btach=3), "only settings it knows, but .* argument 'btach'"),
+        (partial(EliteTT, btach=3), "take its settings, but .* argument 'btach'"),
     ],
 )
 def test_wrong_settings_of_an_optimizer_show_before_any_work(tiny_network, optimizer, says):
@@ -307,6 +307,7 @@ def test_probes_of_noisy_networks_can_be_done_again(noisy_network, natural):
     [
         ({"direction": "down"}, "`direction` must be one of maximize, minimize, but got 'down'"),
         ({"min_distance": 1.5}, r"`min_distance` must lie in \[0, 1\], but got 1.5"),
+        ({"min_distance": "far"}, r"`min_distance` must lie in \[0, 1\], but got 'far'"),
         ({"num_stimuli": 0}, "`num_stimuli` must be a positive integer, but got 0"),
         ({"num_repeats": 0}, "`num_repeats` must be a positive integer, but got 0"),
     ],

@@ -19,8 +19,8 @@ class AdditiveModel:
         space: `embed` says what symbols stand for.
         num_neurons: Number of functions K.
         window: Points remembered of each function's own, positive.
-        pool_window: Points remembered where they are the same for all functions, positive: one
-            Gram matrix then serves all, and can be larger.
+        pool_window: Points remembered where they are the same for several functions, positive:
+            one Gram matrix then serves all, and can be larger.
         ridge: Penalty in units of the mean squared distance of a point from the points' mean,
             positive.
         device: Where it computes.

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spikelens.arguments import require_integers, to_tensor
-from spikelens.generators.base import sample_prior
+from spikelens.generators.base import even_kernel, sample_prior
 from spikelens.generators.gaussian_grid import near_kernel
 
 # Standard deviation of a neighbour's distance, as a share of an ordered mode's symbols: that of
@@ -55,7 +55,7 @@ class Box:
             else _given("prior", prior, [(size,) for size in sizes])
         )
         self.kernels = (
-            _per_mode(sizes, _nearest if is_ordered else _all_others)
+            _per_mode(sizes, _nearest if is_ordered else even_kernel)
             if neighbours is None
             else _given("neighbours", neighbours, [(size, size) for size in sizes])
         )
@@ -94,12 +94,6 @@ def _per_mode(sizes: tuple[int, ...], make: Callable[[int], Tensor]) -> list[Ten
     """Make what a mode of each size has; modes of one size share the tensor."""
     made = {size: make(size) for size in set(sizes)}
     return [made[size] for size in sizes]
-
-
-def _all_others(size: int) -> Tensor:
-    if size == 1:
-        return torch.ones(1, 1)
-    return torch.full((size, size), 1 / (size - 1)).fill_diagonal_(0.0)
 
 
 def _nearest(size: int) -> Tensor:

@@ -139,12 +139,14 @@ def _search(
     is_upward = plan.direction == "maximize"
     ceiling = torch.tensor([neuron.ceiling if is_upward else torch.inf for neuron in neurons])
     # Few neurons propose few images a round: a chunk is not filled up beyond that.
-    objective.chunk = min(chunk, len(neurons) * searcher.batch)
+    objective.chunk = asked = min(chunk, len(neurons) * searcher.batch)
     objective.precision = plan.precision
     result = search(
         target, searcher, searcher.archive, plan.budget, start, ceiling, plan.is_pooled, progress
     )
-    objective.chunk, objective.precision = chunk, "float32"
+    objective.precision = "float32"
+    if objective.chunk == asked:  # else it was halved for want of memory, and stays so
+        objective.chunk = chunk
     return result
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from spikelens.am.target import DIRECTIONS
-from spikelens.arguments import require_integers
+from spikelens.arguments import require_integers, require_shares
 from spikelens.precision import require_precision
 
 
@@ -58,7 +58,4 @@ class SearchPlan:
                 f"Argument `direction` must be one of {', '.join(DIRECTIONS)}, but got "
                 f"{self.direction!r}."
             )
-        if not 0.0 <= self.min_distance <= 1.0:
-            raise ValueError(
-                f"Argument `min_distance` must lie in [0, 1], but got {self.min_distance}."
-            )
+        require_shares(min_distance=self.min_distance)

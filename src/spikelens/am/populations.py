@@ -65,7 +65,8 @@ class PopulationSums:
                 smallest_step(one.terms, [resolutions[place] for place in places])
                 for one, places in zip(self.populations, self._places, strict=True)
             ]
-            self._steps = torch.tensor(steps, device=activations.device)
+            with torch.inference_mode(False):  # autograd refuses tensors born in a caller's
+                self._steps = torch.tensor(steps, device=activations.device)
         sums, levels = (self._sum(values) for values in (activations, levels))
         return sums, sums + tie_breaks(levels) * self._steps
 

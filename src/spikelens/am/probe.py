@@ -239,15 +239,14 @@ def find_neurons(
             or the optimizer refuses its settings.
     """
     check_fit(generator, image_shape)
-    device = generator.prior[0].device
+    num_modes = len(generator.mode_sizes)
+    device = generator.embed(torch.zeros(1, num_modes, dtype=torch.int64)).device
     if num_starts:
         check_can_encode(generator)
     try:
-        optimizer(generator, Archive(1, len(generator.mode_sizes), device=device), seed=0)
+        optimizer(generator, Archive(1, num_modes, device=device), seed=0)
     except TypeError as error:
-        raise ValueError(
-            f"Argument `optimizer` must have only settings it knows, but {error}."
-        ) from error
+        raise ValueError(f"Argument `optimizer` must take its settings, but {error}.") from error
     num_units = {name: shape[0] for name, shape in layer_shapes(network, image_shape).items()}
     return parse_neurons(names, num_units, layer_steps(network, image_shape))
 

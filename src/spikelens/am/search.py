@@ -80,7 +80,7 @@ def search(
     """
     require_integers(1, budget=budget)
     began = time.perf_counter()
-    num_neurons = len(archive.scores)
+    num_neurons, total = len(archive.scores), len(archive.scores) * budget
     left = torch.full((num_neurons,), budget)
     ceilings = torch.as_tensor(ceiling, dtype=torch.float32).cpu()
     curve: list[Tensor] = []
@@ -105,16 +105,11 @@ def search(
         activations, scores = _state(archive)
         curve.append(activations)
         if progress is not None:
-            total = num_neurons * budget
             progress(total - int(left.sum()), total, float(activations.mean()))
-    return SearchResult(
-        indices=archive.indices[:, 0],
-        activations=archive.activations[:, 0],
-        curve=torch.stack(curve) if curve else torch.zeros(0, num_neurons),
-        presentations=budget - left,
-        stop=stop,
-        seconds=time.perf_counter() - began,
-    )
+    seconds = time.perf_counter() - began
+    curves = torch.stack(curve) if curve else torch.zeros(0, num_neurons)
+    best = archive.indices[:, 0], archive.activations[:, 0]
+    return SearchResult(*best, curves, budget - left, stop, seconds)
 
 
 def _show(

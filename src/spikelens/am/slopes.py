@@ -17,8 +17,9 @@ def slopes(objective: Objective, owners: Tensor, embedding: Tensor, chunk: int) 
     """Differentiate each neuron's score through the network's surrogates and the generator.
 
     Each image is shown once more, in float32, and the gradient comes back as in training; through
-    a rate code it goes straight, as that of a spike's expectation, the pixel's value. The network
-    is left as it was: its parameters gather no gradients.
+    a rate code it goes straight, as that of a spike's expectation, the pixel's value, at repeat 0
+    of the noise, whatever draw the scores were of. The network is left as it was: its parameters
+    gather no gradients.
 
     Args:
         objective: Its generator is a `DifferentiableGenerator`.

@@ -85,6 +85,13 @@ class DifferentiableGenerator(Generator, Protocol):
         """
 
 
+def even_kernel(num_symbols: int) -> Tensor:
+    """Make every other symbol as near as any, `(n, n)`; rows sum to 1."""
+    if num_symbols == 1:
+        return torch.ones(1, 1)
+    return torch.full((num_symbols, num_symbols), 1 / (num_symbols - 1)).fill_diagonal_(0.0)
+
+
 def sample_prior(prior: Sequence[Tensor], num_images: int, random: torch.Generator) -> Tensor:
     """Draw the symbol of each mode from its prior, independently of the others.
 

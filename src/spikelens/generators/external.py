@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spikelens.arguments import require_integers
-from spikelens.generators.base import check_can_encode, no_encoder, sample_prior
+from spikelens.generators.base import check_can_encode, even_kernel, no_encoder, sample_prior
 from spikelens.generators.gaussian_grid import GaussianGrid, OverGrid
 from spikelens.generators.image_module import ImageModule
 
@@ -148,7 +148,7 @@ class ExternalCodes(nn.Module):
         self.mode_sizes = tuple(mode_sizes)
         self.order = torch.arange(len(self.mode_sizes))
         self.prior = [torch.full((size,), 1.0 / size) for size in self.mode_sizes]
-        self._kernel_by_size = {size: _even_kernel(size) for size in set(self.mode_sizes)}
+        self._kernel_by_size = {size: even_kernel(size) for size in set(self.mode_sizes)}
         self.images = ImageModule(module, _some_points(self.mode_sizes), value_range)
         self.image_shape = self.images.image_shape
 
@@ -179,13 +179,6 @@ class ExternalCodes(nn.Module):
     def neighbours(self, mode: int) -> Tensor:
         """Return `(n_j, n_j)`, rows sum to 1: all symbols but the row's own alike."""
         return self._kernel_by_size[self.mode_sizes[mode]]
-
-
-def _even_kernel(num_symbols: int) -> Tensor:
-    if num_symbols == 1:
-        return torch.ones(1, 1)
-    share = 1.0 / (num_symbols - 1)
-    return torch.full((num_symbols, num_symbols), share).fill_diagonal_(0.0)
 
 
 def _some_points(mode_sizes: Sequence[int]) -> Tensor:

@@ -119,7 +119,7 @@ def test_an_algorithm_that_breaks_down_is_named(monkeypatch):
     optimizer.ask()
     optimizer.tell(torch.zeros(1, 10))
     monkeypatch.setattr(optimizer._searches[0], "_internal_ask_candidate", lambda: 1 / 0)
-    with pytest.raises(RuntimeError, match=r"OnePlusOne broke down \(division by zero\): choose"):
+    with pytest.raises(ValueError, match=r"OnePlusOne broke down \(division by zero\): choose"):
         optimizer.ask()
 
 

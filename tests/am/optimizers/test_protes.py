@@ -15,6 +15,7 @@ from latents import ring_latent
 from spikelens.am import tensor_train
 from spikelens.am.activations import Response
 from spikelens.am.archive import Archive
+from spikelens.am.box import Box
 from spikelens.am.optimizers import protes
 from spikelens.am.optimizers.protes import Preset, Protes
 from spikelens.am.quantised import quantise
@@ -198,3 +199,15 @@ def test_best_of_the_archive_may_be_learned_instead_of_the_sample_s():
 def test_warm_steps_must_be_a_number_of_steps(value):
     with pytest.raises(ValueError, match="`num_warm_steps` must be an integer of at least 0"):
         Protes(ring_latent((4, 4)), Archive(1, 2), num_warm_steps=value)
+
+
+def test_what_was_refused_is_not_learned():
+    """A neuron whose points all scored -inf keeps its train; the other one learns."""
+    optimizer = Protes(Box([4, 4]), Archive(2, 2), preset="tt_b")
+    before = [core.clone() for core in optimizer.train.cores]
+    optimizer.ask()
+    scores = torch.full((2, optimizer.batch), -torch.inf)
+    scores[1, 0] = 1.0
+    optimizer.tell(scores)
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(before, optimizer.train.cores, strict=True))
+    assert not torch.equal(before[0][1], optimizer.train.cores[0][1])

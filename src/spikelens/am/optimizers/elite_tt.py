@@ -8,7 +8,7 @@ from spikelens.am.archive import Archive
 from spikelens.am.moves import KEEP, Moves, check_mix
 from spikelens.am.optimizers.base import Optimizer
 from spikelens.am.tensor_train import sample_chain
-from spikelens.arguments import require_integers
+from spikelens.arguments import require_amounts, require_integers, require_shares
 from spikelens.generators.base import LatentSpace
 
 _NUM_LEARNED = 8  # points that the model must have seen before it tilts anything
@@ -165,10 +165,6 @@ def _check(
     explore: float,
 ) -> None:
     require_integers(1, num_elites=num_elites)
-    for name, rate in (("switch", switch), ("explore", explore)):
-        if not 0.0 <= rate <= 1.0:
-            raise ValueError(f"Argument `{name}` must lie in [0, 1], but got {rate}.")
-    for name, size in (("mutations", mutations), ("spread", spread), ("tilt", tilt)):
-        if size < 0.0:
-            raise ValueError(f"Argument `{name}` must not be negative, but got {size}.")
+    require_shares(switch=switch, explore=explore)
+    require_amounts(mutations=mutations, spread=spread, tilt=tilt)
     check_mix(mix)

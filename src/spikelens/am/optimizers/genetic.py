@@ -6,7 +6,7 @@ from torch import Tensor
 from spikelens.am.archive import Archive
 from spikelens.am.moves import KEEP, PRIOR, Moves, check_mix, draw_kinds
 from spikelens.am.optimizers.base import Optimizer
-from spikelens.arguments import require_integers
+from spikelens.arguments import require_amounts, require_integers, require_shares
 from spikelens.generators.base import LatentSpace
 
 
@@ -54,10 +54,8 @@ class Genetic(Optimizer):
         super().__init__(space, archive, seed=seed, batch=batch)
         require_integers(2, population=population)
         require_integers(1, tournament=tournament)
-        if not 0.0 <= crossover <= 1.0:
-            raise ValueError(f"Argument `crossover` must lie in [0, 1], but got {crossover}.")
-        if mutations < 0.0:
-            raise ValueError(f"Argument `mutations` must not be negative, but got {mutations}.")
+        require_shares(crossover=crossover)
+        require_amounts(mutations=mutations)
         check_mix(tuple(mix))
         self.tournament, self.crossover = tournament, crossover
         self.num_modes = len(space.mode_sizes)

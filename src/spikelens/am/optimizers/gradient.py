@@ -11,6 +11,7 @@ from spikelens.am.archive import Archive
 from spikelens.am.objective import Objective, fitting_chunk
 from spikelens.am.optimizers.base import Optimizer
 from spikelens.am.slopes import slopes
+from spikelens.arguments import require_shares
 from spikelens.generators.base import DifferentiableGenerator, LatentSpace, check_can_draw
 
 # Adam's decays, as published, and points of the latent that tell its scale.
@@ -64,8 +65,7 @@ class Gradient(Optimizer):
         check_can_draw(space)
         if not learning_rate > 0.0:
             raise ValueError(f"Argument `learning_rate` must be positive, but got {learning_rate}.")
-        if not 0.0 <= commitment <= 1.0:
-            raise ValueError(f"Argument `commitment` must lie in [0, 1], but got {commitment}.")
+        require_shares(commitment=commitment)
         self.generator = cast(DifferentiableGenerator, space)
         self.learning_rate, self.commitment = learning_rate, commitment
         self.objective: Objective | None = None

@@ -101,7 +101,7 @@ class NevergradSearch(Optimizer):
             search.suggest(search.parametrization.sample().value)
             return search.ask()
         except Exception as error:  # whatever its many algorithms raise
-            raise RuntimeError(
+            raise ValueError(
                 f"nevergrad's {search.name} broke down ({error}): choose another `algorithm`, "
                 "such as Portfolio or CMA."
             ) from error
@@ -110,6 +110,7 @@ class NevergradSearch(Optimizer):
         seeds = torch.randint(2**31, (self.num_neurons,), generator=self.random, device=self.device)
         is_known = self.archive.scores.isfinite()
         elites, losses = self.archive.indices.clone(), -self.archive.scores.double()
+        losses = losses.clamp(-_LARGEST_LOSS, _LARGEST_LOSS)
         if self.line is None and not is_known[:, 0].all():
             drawn = self.space.sample(self.num_neurons, self.random)
             elites[:, 0] = elites[:, 0].where(is_known[:, :1], drawn)

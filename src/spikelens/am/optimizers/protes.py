@@ -191,7 +191,6 @@ class Protes(Optimizer):
             self.train.forget_steps()
             self._warm_steps_left = 0
         self._sampled = self.train.sample(self.batch)
-        # A copy: what the caller does to it must not change what is learned.
         return dequantise(self._sampled, self.num_bits) if self.num_bits else self._sampled
 
     def _learn(self, own: Tensor) -> None:
@@ -199,18 +198,21 @@ class Protes(Optimizer):
             self._learn_elites(self.num_top)
             return
         best = own.topk(min(self.num_top, self.batch), 1)
-        # A neuron none of whose images was shown (it is at its ceiling) has nothing to learn, but
-        # what it learns no longer matters either: the trains are independent.
         rows = best.indices.unsqueeze(2).expand(-1, -1, self._sampled.shape[2])
-        self.train.ascend(self._sampled.gather(1, rows))
+        self.train.ascend(self._sampled.gather(1, rows), _even_weights(best.values))
 
     def _learn_elites(self, num: int, num_steps: int | None = None) -> None:
         """Ascend on the `num` best of the archive, as far as there are any."""
         elites = self.archive.indices[:, :num]
-        is_known = self.archive.scores[:, :num].isfinite().float()
-        weights = is_known / is_known.sum(1, keepdim=True).clamp_min(1)
+        weights = _even_weights(self.archive.scores[:, :num])
         bits = quantise(elites, self.num_bits) if self.num_bits else elites
         self.train.ascend(bits, weights, num_steps)
+
+
+def _even_weights(scores: Tensor) -> Tensor:
+    """Weigh what has a finite score evenly, and the rest not at all, `(K, m)`."""
+    is_known = scores.isfinite().float()
+    return is_known / is_known.sum(1, keepdim=True).clamp_min(1)
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spikelens.am.archive import Archive
 from spikelens.am.optimizers.base import Optimizer
-from spikelens.arguments import require_integers
+from spikelens.arguments import require_amounts, require_integers, require_shares
 from spikelens.generators.base import LatentSpace
 
 _Points = npt.NDArray[np.int64]  # (m, d)
@@ -251,7 +251,5 @@ def _check(rank: int, order: int, ridge: float, share: float, mutations: float) 
         raise ValueError(f"Argument `order` must be 1 or 2, but got {order!r}.")
     if not ridge > 0.0:
         raise ValueError(f"Argument `ridge` must be positive, but got {ridge}.")
-    if not 0.0 <= share <= 1.0:
-        raise ValueError(f"Argument `share` must lie in [0, 1], but got {share}.")
-    if mutations < 0.0:
-        raise ValueError(f"Argument `mutations` must not be negative, but got {mutations}.")
+    require_shares(share=share)
+    require_amounts(mutations=mutations)
