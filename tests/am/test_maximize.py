@@ -161,9 +161,11 @@ def test_amounts_climb_a_hill():
     """Far from the start only the neighbours of an amount tell where to go."""
     goal = torch.tensor([90, 7, 55, 31])
     best = maximize(lambda x: -(x - goal).abs().sum(1), [100] * 4, 1500, is_ordered=True)
-    plain = maximize(lambda x: -(x - goal).abs().sum(1), [100] * 4, 1500)
+    few = 300
+    near = maximize(lambda x: -(x - goal).abs().sum(1), [100] * 4, few, is_ordered=True)
+    plain = maximize(lambda x: -(x - goal).abs().sum(1), [100] * 4, few)
     assert best.activations == 0.0
-    assert plain.activations < 0.0
+    assert plain.activations < near.activations
 
 
 def test_infeasible_points_are_passed_over():

@@ -48,5 +48,5 @@ def test_draws_follow_tilted_distributions():
 def test_deviation_is_that_of_neighbours():
     values = torch.tensor([[[0.0, 1.0, 3.0], [2.0, 5.0, 0.0]]])
     # Neighbours of (0, 0): values 1 and 3 (variance 1); and 5 alone (variance 0).
-    found = moves().deviation(values, torch.tensor([[[0, 0]]]))
+    found = moves().deviation(values, torch.tensor([[0, 0]]))
     torch.testing.assert_close(found, torch.tensor([0.5]).sqrt())

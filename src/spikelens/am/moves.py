@@ -48,18 +48,20 @@ class Moves:
         others = [(tilts * shares).sum(2, keepdim=True) for shares in (self.prior, self.uniform)]
         return torch.stack([kept, near, *(mass.expand_as(kept) for mass in others)])
 
-    def deviation(self, values: Tensor, elites: Tensor) -> Tensor:
-        """Return the standard deviation of symbols' values among elites' neighbours.
+    def deviation(self, values: Tensor, points: Tensor) -> Tensor:
+        """Return the standard deviation of symbols' values among a point's neighbours.
 
         Args:
             values: `(K, d, n)`.
-            elites: Multi-indices int64 `(K, R, d)`.
+            points: A multi-index of each neuron, int64 `(K, d)`.
 
         Returns:
-            `(K,)`, the root of the mean variance over modes and elites.
+            `(K,)`, the root of the mean variance over modes.
         """
-        variance = self._near(values.square()) - self._near(values).square()
-        return variance.gather(2, elites.transpose(1, 2)).clamp_min(0.0).mean((1, 2)).sqrt()
+        near = self.kernels[self.kernel_of_mode, points]  # (K, d, n)
+        mean = (near * values).sum(2)
+        variance = (near * values.square()).sum(2) - mean.square()
+        return variance.clamp_min(0.0).mean(1).sqrt()
 
     def _near(self, values: Tensor) -> Tensor:
         """Return the mean of values over each symbol's neighbours, `(K, d, n)`."""

@@ -73,7 +73,7 @@ def test_samples_follow_the_dense_train(order, is_tilted):
     if is_tilted:
         values = torch.randn(1, 3, 3, generator=torch.Generator().manual_seed(0))
         optimizer.model = SimpleNamespace(num_seen=100, table=lambda: values)
-        eta = 0.7 / optimizer.moves.deviation(values, archive.indices[:, :3])
+        eta = 0.7 / optimizer.moves.deviation(values, archive.indices[:, 0])
         a, b, c = (eta * values[0]).exp()
         expected = expected * torch.einsum("i,j,k->ijk", a, b, c)
         expected /= expected.sum()

@@ -38,8 +38,8 @@ class EliteTT(Optimizer):
             negative.
         mix: Shares of neighbour, prior and uniform mutations, not negative, sum 1.
         spread: Standard deviation of the natural logarithm of a proposal's rates, not negative.
-        tilt: eta in units of 1 / the standard deviation of f over a symbol's neighbours, not
-            negative; 0 for no model.
+        tilt: eta in units of 1 / the standard deviation of f over the neighbours of the best
+            elite's symbols, not negative; 0 for no model.
         explore: Share of proposals that are not tilted, in [0, 1].
 
     Raises:
@@ -97,7 +97,7 @@ class EliteTT(Optimizer):
         if not self.tilt or self.model.num_seen < _NUM_LEARNED:
             return self.moves.uniform.new_ones(self.num_neurons, *self.moves.uniform.shape)
         values = self.model.table()
-        eta = self.tilt / self.moves.deviation(values, elites).clamp_min(1e-12)
+        eta = self.tilt / self.moves.deviation(values, elites[:, 0]).clamp_min(1e-12)
         gains = values - values.gather(2, elites[:, 0, :, None])  # on the best elite's symbol
         return (eta[:, None, None] * gains).clamp(-_LARGEST_TILT, _LARGEST_TILT).exp()
 
