@@ -99,7 +99,8 @@ def test_downward_the_least_is_found_and_a_floor_ends_nothing():
     objective = Peaks()
     objective.recorder = SimpleNamespace(neurons=[Neuron("fc1", 0), Neuron("fc1", 1)])
     (found,) = find(objective, budget=200, direction="minimize")
-    assert found.activations.tolist() == [0.0, 0.0]
+    assert (found.activations <= 1 / 16).all()  # at most one of the 16 symbols is a peak's
+    assert found.activations.min() == 0.0
     assert found.search.presentations.tolist() == [200, 200]
     assert found.search.stop is StopReason.BUDGET
     assert torch.equal(found.search.curve, found.search.curve.cummin(0).values)

@@ -212,7 +212,7 @@ def test_a_run_cannot_be_resumed_with_another_latent(stripes, build_model, fit, 
 
 
 def test_an_optimizer_s_wrong_setting_fails_before_training(stripes, build_model, fit):
-    with pytest.raises(ValueError, match="only settings it knows"):
+    with pytest.raises(ValueError, match="take its settings"):
         fit(build_model(), stripes, [watch(optimizer=partial(EliteTT, batches=3))])
 
 
