@@ -137,6 +137,13 @@ def test_neurons_are_found_only_if_the_generator_fits(tiny_network):
         find_neurons(tiny_network, GENERATOR, "conv3:*", (3, 8, 8), EliteTT)
 
 
+def test_units_and_time_steps_are_told_by_one_pass(tiny_network):
+    seen = []
+    with tiny_network.conv1.register_forward_hook(lambda *_: seen.append(1)):
+        find_neurons(tiny_network, GENERATOR, "conv3:*@steps0-3", (1, 8, 8), EliteTT)
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize(
     ("optimizer", "says"),
     [

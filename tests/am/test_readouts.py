@@ -3,7 +3,7 @@ import snntorch
 import torch
 from torch import nn
 
-from spikelens.am.activations import Recorder, layer_shapes, layer_steps
+from spikelens.am.activations import Recorder, layer_extents
 from spikelens.am.neurons import Neuron, parse_neurons
 from spikelens.am.readouts import Course
 from spikelens.models.encoding import Encoder
@@ -49,9 +49,8 @@ BOTH = pytest.mark.parametrize("build", [scanned, StepByStep])
 
 
 def respond(network, names, images=None):
-    shapes = layer_shapes(network, IMAGE)
-    num_units = {name: shape[0] for name, shape in shapes.items()}
-    neurons = parse_neurons(names, num_units, layer_steps(network, IMAGE))
+    (extent,) = layer_extents(network, IMAGE).values()
+    neurons = parse_neurons(names, {"layer": extent.shape[0]}, {"layer": extent.num_steps})
     with Recorder(network, neurons) as recorder:
         return recorder.respond(torch.zeros(2, *IMAGE) if images is None else images)
 
@@ -203,7 +202,7 @@ def test_a_network_of_many_layers_answers_as_its_spikes_say(tiny_network):
 @BOTH
 def test_time_steps_that_are_not_taken_are_refused_by_a_recorder_too(build):
     network = build(Currents(MAPS), 4, 1.0)
-    assert layer_steps(network, IMAGE) == {"layer": 4}
+    assert layer_extents(network, IMAGE)["layer"].num_steps == 4
     says = "time steps from 0 to 3 in layer, first before last, but got 'steps2-4'"
     with (
         Recorder(network, [Neuron("layer", 0, "steps2-4")]) as recorder,

@@ -223,23 +223,37 @@ class Recorder:
         return Response(*found)
 
 
-def layer_shapes(
-    network: nn.Module, image_shape: tuple[int, int, int]
-) -> dict[str, tuple[int, ...]]:
-    """Return the shape `(units, ...)` of one image's spikes in each spiking layer.
+class Extent(NamedTuple):
+    """How far a layer extends.
+
+    Attributes:
+        shape: Of one image's spikes, `(units, ...)`.
+        num_steps: Time steps it takes.
+    """
+
+    shape: tuple[int, ...]
+    num_steps: int
+
+
+def layer_extents(network: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, Extent]:
+    """Return the shape and the number of time steps of each spiking layer, by one blank image.
 
     Args:
         network: See `spiking_layers`; left in the mode it was in.
         image_shape: `(C, H, W)`.
     """
     records = _of_a_blank_image(network, image_shape)
-    return {name: tuple(record.rates.shape[1:]) for name, record in records.items()}
+    return {
+        name: Extent(tuple(record.rates.shape[1:]), record.num_steps)
+        for name, record in records.items()
+    }
 
 
-def layer_steps(network: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
-    """Return the number of time steps that each spiking layer takes; see `layer_shapes`."""
-    records = _of_a_blank_image(network, image_shape)
-    return {name: record.num_steps for name, record in records.items()}
+def layer_shapes(
+    network: nn.Module, image_shape: tuple[int, int, int]
+) -> dict[str, tuple[int, ...]]:
+    """Return the shape `(units, ...)` of each spiking layer; see `layer_extents`."""
+    return {name: shape for name, (shape, _) in layer_extents(network, image_shape).items()}
 
 
 def _of_a_blank_image(network: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, Record]:

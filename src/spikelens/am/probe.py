@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from spikelens.am.activations import Recorder, Response, layer_shapes, layer_steps
+from spikelens.am.activations import Recorder, Response, layer_extents
 from spikelens.am.archive import Archive
 from spikelens.am.finding import (
     HEAT_REPEATS,
@@ -247,8 +247,10 @@ def find_neurons(
         optimizer(generator, Archive(1, num_modes, device=device), seed=0)
     except TypeError as error:
         raise ValueError(f"Argument `optimizer` must take its settings, but {error}.") from error
-    num_units = {name: shape[0] for name, shape in layer_shapes(network, image_shape).items()}
-    return parse_neurons(names, num_units, layer_steps(network, image_shape))
+    extents = layer_extents(network, image_shape)
+    num_units = {name: extent.shape[0] for name, extent in extents.items()}
+    num_steps = {name: extent.num_steps for name, extent in extents.items()}
+    return parse_neurons(names, num_units, num_steps)
 
 
 class _Count:
