@@ -26,7 +26,8 @@ class SearchPlan:
         direction: `maximize`, or `minimize` for the least exciting stimuli; the best natural
             images are then those that excite a neuron least.
         num_stimuli: Distinct stimuli m sought for each neuron, positive. One search after the
-            other, each with the whole budget, so that the first is the same whatever m is.
+            other, each with the whole budget, so that a probe's first is the same whatever m is.
+            The next probe's need not be: a warm start takes the best of every stimulus in turn.
         min_distance: Least distance between a neuron's stimuli, in [0, 1], see
             `spikelens.am.distance`: 0 for equal ones, 1 for two unrelated natural-looking points.
         num_repeats: Fresh draws of noise that what is reported is averaged over, positive. Only
