@@ -4,6 +4,7 @@ python probe.py ckpt=PATH list=true                                 # which neur
 python probe.py ckpt=logs/…/checkpoints/last.ckpt                   # what the run itself watched
 python probe.py ckpt=PATH neurons='[conv2:0-7,fc1:*]' budget=1000
 python probe.py ckpt=PATH generator=vqvae generator.path=PATH       # another, or one of your own
+python probe.py ckpt=PATH am/optimizer=genetic am.optimizer.batch=5 # another search
 """
 
 from typing import Any
@@ -34,13 +35,14 @@ def rebuild(checkpoint: Checkpoint) -> tuple[nn.Module, ImageData]:
     return network, data
 
 
-def probe(cfg: DictConfig) -> Probe:
-    """Do what the run's own callback did, on its checkpoint, but for what `cfg` asks otherwise."""
-    # The user's own classes come from the command line, never from a file.
-    checkpoint = read_checkpoint(cfg.ckpt, needs_generator=not cfg.get("generator"))
-    run = OmegaConf.create(checkpoint.config)
+def adjust(run: DictConfig, cfg: DictConfig) -> None:
+    """Change in `run.am`, how a run probed its neurons, what `cfg` asks otherwise."""
     if "am" not in run:  # its ${generator} and ${seed} become the run's
         run.am = hydra.compose("train", ["+am=enabled"]).am
+    asked = cfg.get("am", {})
+    if "_target_" in asked.get("optimizer", {}):  # another one: nothing of the run's is for it
+        del run.am.optimizer
+    run.am = OmegaConf.merge(run.am, asked)
     of_search = {"budget", "num_starts", "seed", "precision", "chunk", "direction"}
     of_search |= {"num_stimuli", "min_distance", "num_repeats"}
     for key in ("neurons", "generator", "num_natural", *sorted(of_search)):
@@ -49,6 +51,14 @@ def probe(cfg: DictConfig) -> Probe:
             OmegaConf.update(run.am, place, cfg[key], merge=False, force_add=True)
     if "budget" in run.am.optimizer:  # one that plans ahead; the checkpoint holds the run's
         run.am.optimizer.budget = run.am.search.budget
+
+
+def probe(cfg: DictConfig) -> Probe:
+    """Do what the run's own callback did, on its checkpoint, but for what `cfg` asks otherwise."""
+    # The user's own classes come from the command line, never from a file.
+    checkpoint = read_checkpoint(cfg.ckpt, needs_generator=not cfg.get("generator"))
+    run = OmegaConf.create(checkpoint.config)
+    adjust(run, cfg)
     am: Any = OmegaConf.to_container(run.am, resolve=True)
     network, data = rebuild(checkpoint)
     is_gpu = torch.cuda.is_available() and run.trainer.accelerator != "cpu"
@@ -66,6 +76,7 @@ def probe(cfg: DictConfig) -> Probe:
         if cfg.get("generator")
         else checkpoint.start_of([str(n) for n in neurons], plan.direction)
     )
+    start = None if start is None else start[:, : am["num_previous"]]
     with SearchBar("AM") as bar:
         return probe_neurons(network, generator, neurons, natural, optimizer, plan, start, bar.show)
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
+from omegaconf import OmegaConf
 
-from probe import list_layers, probe
+from probe import adjust, list_layers, probe
 from spikelens.tracking import rows_of
 from train import train
 
@@ -204,6 +205,54 @@ def test_a_probe_takes_another_direction_and_number_of_stimuli(run, tmp_path):
     assert (result.activations <= result.natural_activations).all()
     assert len(result.others) == 1
     assert (result.others[0].distances >= 0.7 - 1e-3).all()
+
+
+@pytest.mark.parametrize("before", ["elite_tt", "nevergrad", "protes"])
+@pytest.mark.parametrize(
+    "after", ["cma", "elite_tt", "gradient", "nevergrad", "protes", "random", "ttopt"]
+)
+def test_another_search_is_chosen_as_for_training(tmp_path, before, after):
+    def of_run(search, *more):
+        cfg = configure("train", tmp_path, "+am=enabled", f"am/optimizer={search}", *more)
+        return OmegaConf.to_container(cfg, resolve=True)
+
+    def adjusted(run, cfg):
+        run = OmegaConf.create(run)
+        adjust(run, cfg)
+        return OmegaConf.to_container(run.am, resolve=True)
+
+    run = of_run(before)
+    chosen = f"am/optimizer={after}"
+    cfg = configure("probe", tmp_path, "ckpt=x", chosen, "budget=9", "num_starts=3")
+    wanted = of_run(after, "am.search.budget=9", "am.search.num_starts=3")["am"]
+    if before == "protes":  # the run's own, unless the choice has one too
+        wanted["num_previous"] = 0
+    assert adjusted(run, cfg) == wanted
+    cfg = configure("probe", tmp_path, "ckpt=x", "+am.optimizer.seed=4")
+    own = adjusted(run, cfg)
+    assert own["optimizer"] == run["am"]["optimizer"] | {"seed": 4}
+    del run["am"]
+    cfg = configure("probe", tmp_path, "ckpt=x", chosen)
+    assert adjusted(run, cfg) == of_run(after)["am"]
+
+
+def test_a_probe_takes_another_search(run, tmp_path):
+    # The neurons are the run's: it has elites to start from, which PROTES is not to be given.
+    chosen = ["am/optimizer=protes", "am.optimizer.preset=tt_s", "budget=10"]
+    ckpt = f"ckpt={run[0]}/checkpoints/last.ckpt"
+    result = probe(configure("probe", tmp_path, ckpt, *chosen))
+    assert result.search.curve.shape == (2, 6)  # rounds of five, and none to start from
+
+
+@pytest.mark.parametrize("choice", ["am/optimizer", "generator"])
+def test_a_probe_lists_the_choices_where_there_is_none_of_a_name(tmp_path, choice):
+    command = [sys.executable, "probe.py", "ckpt=x", f"{choice}=genetik"]
+    command += [f"hydra.run.dir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"Could not find '{choice}/genetik'" in done.stderr
+    assert f"Available options in '{choice}':" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
 
 
 def test_a_probe_can_do_without_natural_images_to_start_from(run, tmp_path):
