@@ -239,6 +239,19 @@ def test_optimizer_batch_and_progress_are_the_callers():
     assert len(maximize(total, [4] * 4, 40, optimizer=partial(Protes, preset="tt")).curve) == 4
 
 
+def test_a_batch_is_for_those_that_take_it():
+    taking = (
+        partial(RandomSearch, batch=4),
+        lambda space, archive, **rest: RandomSearch(space, archive, **rest),
+    )
+    for optimizer in taking:
+        assert len(maximize(total, [4] * 4, 30, optimizer=optimizer, batch=15).curve) == 2
+    for optimizer in (Protes, partial(Protes, preset="tt")):
+        says = "`batch` must be None .*, but got 5 for Protes, which takes seed, preset, quantised"
+        with pytest.raises(ValueError, match=says):
+            maximize(total, [4] * 4, 40, optimizer=optimizer, batch=5)
+
+
 def fails(x):
     raise ZeroDivisionError("no such thing")
 

@@ -1,6 +1,7 @@
 """Maximize any function of integers: a search without networks or images."""
 
 from collections.abc import Callable, Sequence
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -53,7 +54,8 @@ def maximize(
         neighbours: See `Box`.
         order: See `Box`.
         is_ordered: See `Box`.
-        batch: Points proposed a round for each function; None for the optimizer's own.
+        batch: Points proposed a round for each function; None for the optimizer's own, and for
+            one that names them otherwise.
         seed: Seed of the search: the same seed gives the same result.
         progress: See `spikelens.am.search.search`.
 
@@ -69,6 +71,8 @@ def maximize(
     require_integers(0, seed=seed)
     space = Box(mode_sizes, prior=prior, neighbours=neighbours, order=order, is_ordered=is_ordered)
     archive = Archive(num_functions, len(space.mode_sizes), dtype=torch.float64)
+    if batch is not None:
+        _check_takes_batch(optimizer, batch)
     settings = {} if batch is None else {"batch": batch}
     return search(
         lambda points: _evaluate(objective, points, num_functions),
@@ -78,6 +82,19 @@ def maximize(
         None if start is None else _deal(_points(start, space), space, num_functions, seed),
         ceiling=torch.inf,
         progress=progress,
+    )
+
+
+def _check_takes_batch(optimizer: Callable[..., Optimizer], batch: int) -> None:
+    """Refuse an optimizer to which `batch` means nothing."""
+    takes = signature(optimizer).parameters
+    if "batch" in takes or Parameter.VAR_KEYWORD in {one.kind for one in takes.values()}:
+        return
+    name = getattr(getattr(optimizer, "func", optimizer), "__name__", str(optimizer))
+    known = ", ".join(one for one in takes if one not in ("space", "archive"))
+    raise ValueError(
+        f"Argument `batch` must be None for an optimizer that does not take it, but got {batch} "
+        f"for {name}, which takes {known}: give it these by `functools.partial`."
     )
 
 
