@@ -1,6 +1,7 @@
 """From multi-indices to activations: decode, show, count."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -73,8 +74,12 @@ class Objective:
         """Evaluate images `(N, C, H, W)`: float in [0, 1], or uint8 that is scaled to it."""
         return self._repeat(images, unit_range, repeat)
 
+    def noise_of(self, repeat: int) -> AbstractContextManager[None]:
+        """Let the network see the draw of noise of a repeat while the context is open."""
+        return repeated(self._encoders, self.seed * _DRAWS_A_SEED + repeat)
+
     def _repeat(self, inputs: Tensor, draw: Callable[[Tensor], Tensor], repeat: int) -> Response:
-        with repeated(self._encoders, self.seed * _DRAWS_A_SEED + repeat):
+        with self.noise_of(repeat):
             return self._in_chunks(inputs, draw)
 
     def _in_chunks(self, inputs: Tensor, draw: Callable[[Tensor], Tensor]) -> Response:

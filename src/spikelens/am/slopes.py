@@ -13,19 +13,21 @@ from spikelens.models.encoding import Encoder
 from spikelens.models.lif import LIF
 
 
-def slopes(objective: Objective, owners: Tensor, embedding: Tensor, chunk: int) -> Tensor:
+def slopes(
+    objective: Objective, owners: Tensor, embedding: Tensor, chunk: int, repeat: int = 0
+) -> Tensor:
     """Differentiate each neuron's score through the network's surrogates and the generator.
 
     Each image is shown once more, in float32, and the gradient comes back as in training; through
-    a rate code it goes straight, as that of a spike's expectation, the pixel's value, at repeat 0
-    of the noise, whatever draw the scores were of. The network is left as it was: its parameters
-    gather no gradients.
+    a rate code it goes straight, as that of a spike's expectation, the pixel's value. The network
+    is left as it was: its parameters gather no gradients.
 
     Args:
         objective: Its generator is a `DifferentiableGenerator`.
         owners: The neuron that each image is drawn for, int64 `(N,)`.
         embedding: What the images are drawn from, float `(N, d, e)`.
         chunk: Images shown at once, positive; the objective's own if that is smaller.
+        repeat: Number of the objective's repeat whose noise is seen, not negative.
 
     Returns:
         The gradients of the owners' scores, float `(N, d, e)`.
@@ -35,7 +37,12 @@ def slopes(objective: Objective, owners: Tensor, embedding: Tensor, chunk: int) 
     """
     size = min(chunk, objective.chunk)
     # Autograd refuses tensors born in a caller's inference mode: they are copied outside of it.
-    with torch.inference_mode(False), torch.enable_grad(), _traced(objective.recorder.network):
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        _traced(objective.recorder.network),
+        objective.noise_of(repeat),
+    ):
         pieces = zip(embedding.clone().split(size), owners.clone().split(size), strict=True)
         return torch.cat([_slopes_of_chunk(objective, own, points) for points, own in pieces])
 

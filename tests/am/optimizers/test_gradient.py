@@ -14,6 +14,7 @@ from spikelens.am.optimizers.gradient import Gradient
 from spikelens.am.optimizers.random import RandomSearch
 from spikelens.am.probe import SearchPlan, probe_neurons
 from spikelens.am.search import search
+from spikelens.am.target import Target
 from spikelens.models.encoding import Encoder
 from spikelens.models.lif import SpikingLayer
 from spikelens.models.spiking_cnn import SpikingCNN
@@ -80,6 +81,27 @@ def test_the_least_exciting_is_found_where_scores_are_turned_round(objective):
     archive = Archive(2, 16)
     search(Least(objective), Gradient(Bars(), archive), archive, 20, ceiling=torch.inf)
     assert torch.equal(archive.indices[:, 0], 4 * (SIGNS < 0).long())
+
+
+def test_each_step_sees_the_noise_of_the_showing_before():
+    linear = nn.Linear(16, 2, bias=False)
+    layer = SpikingLayer(nn.Sequential(nn.Flatten(), linear), num_steps=4)
+    network = SpikingCNN({"fc": layer}, Encoder("rate", 4)).eval()
+    seen = {True: [], False: []}
+
+    def note(encoder, *_):
+        seen[torch.is_grad_enabled()].append(encoder.repeat)
+
+    network.encoder.register_forward_hook(note)
+    archive, neurons = Archive(2, 16), [Neuron("fc", k, "membrane") for k in range(2)]
+    with Recorder(network, neurons) as recorder:
+        objective = Objective(Bars(), recorder, chunk=8, seed=3)
+        target = Target(objective, first_repeat=5)
+        search(target, Gradient(Bars(), archive, batch=2), archive, 8, ceiling=torch.inf)
+    noise_of_seed = 3 * 2**32
+    assert seen[False][-4:] == [noise_of_seed + repeat for repeat in (5, 6, 7, 8)]
+    assert seen[True] == [noise_of_seed + repeat for repeat in (4, 5, 6, 7)]
+    assert network.encoder.repeat == 0
 
 
 def test_spikes_are_climbed_too():

@@ -31,7 +31,8 @@ class Gradient(Optimizer):
     feels no gradient begins anew at another draw.
 
     The budget counts the images that are shown. Beyond that, the gradient shows each proposal once
-    more, forward and backward, which is not counted: compare wall time too.
+    more, forward and backward, which is not counted: compare wall time too. Under a rate code it
+    sees the noise of the showing before, another in each round.
 
     Args:
         space: See `Optimizer`; a `DifferentiableGenerator`.
@@ -74,9 +75,11 @@ class Gradient(Optimizer):
     def open(self, objective: Callable[[Tensor], Response]) -> None:
         """Keep the objective, whose network is to be differentiated.
 
-        It may be wrapped by what has it as its `objective` and, where that turns scores round, says
-        `minimize` as its `direction`.
+        It may be wrapped by what has it as its `objective`; where that turns scores round, says
+        `minimize` as its `direction`; and where repeats go on, has the next one's number as its
+        `repeat`.
         """
+        self.target = objective
         self.sign = -1.0 if getattr(objective, "direction", "maximize") == "minimize" else 1.0
         objective = getattr(objective, "objective", objective)
         if not isinstance(objective, Objective):
@@ -136,7 +139,9 @@ class Gradient(Optimizer):
         gradient = torch.zeros_like(self.states)
         if len(neurons):
             at = self.generator.embed(self.symbols[neurons, places])
-            gradient[neurons, places] = slopes(self.objective, neurons, at, self.chunk)
+            # Not the next repeat: the proposals would be scored in the noise they were fitted to.
+            repeat = max(0, getattr(self.target, "repeat", 0) - 1)
+            gradient[neurons, places] = slopes(self.objective, neurons, at, self.chunk, repeat)
         return self.sign * gradient.where(gradient.isfinite(), 0.0)
 
     def _adam(self, gradient: Tensor) -> Tensor:
