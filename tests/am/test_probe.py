@@ -11,6 +11,7 @@ from spikelens.am.distance import LatentDistance
 from spikelens.am.neurons import Neuron
 from spikelens.am.objective import Objective
 from spikelens.am.optimizers.elite_tt import EliteTT
+from spikelens.am.optimizers.gradient import Gradient
 from spikelens.am.optimizers.protes import Protes
 from spikelens.am.optimizers.random import RandomSearch
 from spikelens.am.probe import SearchPlan, _realism, find_neurons, probe_neurons
@@ -155,6 +156,13 @@ def test_units_and_time_steps_are_told_by_one_pass(tiny_network):
 def test_wrong_settings_of_an_optimizer_show_before_any_work(tiny_network, optimizer, says):
     with pytest.raises(ValueError, match=says):
         find_neurons(tiny_network, GENERATOR, "conv3:*", (1, 8, 8), optimizer)
+
+
+def test_a_network_that_an_optimizer_cannot_search_shows_before_any_work():
+    network = small(1, 8, 3, num_steps=4, width=4, encoding="latency")
+    assert find_neurons(network, GENERATOR, "conv3:0", (1, 8, 8), EliteTT)
+    with pytest.raises(ValueError, match="no gradient comes back from conv3"):
+        find_neurons(network, GENERATOR, "conv3:0", (1, 8, 8), Gradient)
 
 
 def test_progress_counts_every_image_from_the_first_chunk_on(tiny_network, natural):

@@ -9,7 +9,7 @@ from torch import nn
 from spikelens.am.activations import Recorder
 from spikelens.am.neurons import Neuron
 from spikelens.am.objective import Objective
-from spikelens.am.slopes import slopes
+from spikelens.am.slopes import check_slopes, slopes
 from spikelens.models.encoding import Encoder
 from spikelens.models.lif import LIF, SpikingLayer
 from spikelens.models.spiking_cnn import SpikingCNN, small
@@ -171,3 +171,43 @@ def test_rates_are_differentiated_and_latencies_refused():
     assert differentiate(networks[0], neurons, indices, owners, generator).flatten(1).any(1).all()
     with pytest.raises(ValueError, match="`network` must be differentiable for the gradient"):
         differentiate(networks[1], neurons, indices, owners, generator)
+
+
+class Cut(nn.Module):
+    """A layer that no gradient comes through."""
+
+    def forward(self, x):
+        return x.detach()
+
+
+def test_what_has_no_gradient_is_told_by_one_blank_image():
+    shape = 1, 8, 8
+    neurons = [Neuron("conv1", 0), Neuron("conv2", 1, "latency"), Neuron("fc1", 5, "membrane")]
+    for encoding in ("direct", "rate"):
+        check_slopes(small(1, 8, 3, width=4, encoding=encoding), neurons, shape)
+    with pytest.raises(ValueError, match="no gradient comes back from conv1 of this SpikingCNN"):
+        check_slopes(small(1, 8, 3, width=4, encoding="latency"), neurons, shape)
+    network = small(1, 8, 3, width=4)
+    network.conv3.synapse = nn.Sequential(Cut(), network.conv3.synapse)
+    network.conv2.eval()
+    before = state(network)
+    values = {name: value.clone() for name, value in network.state_dict().items()}
+    random = torch.get_rng_state()
+    with torch.inference_mode():
+        check_slopes(network, neurons[:2], shape)
+    with pytest.raises(ValueError, match="no gradient comes back from fc1 of this SpikingCNN"):
+        check_slopes(network, neurons, shape)
+    assert state(network) == before
+    assert torch.equal(torch.get_rng_state(), random)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, values[name]), name
+
+
+@pytest.mark.parametrize("init_hidden", [True, False])
+def test_stepwise_networks_are_told_too_and_left_at_rest(init_hidden):
+    network = Stepwise(3, torch.ones(2, 16), init_hidden)
+    check_slopes(network, [Neuron("lif", 0)], (1, 4, 4))
+    assert not network.lif.mem.numel()
+    network.fc = nn.Sequential(network.fc, Cut())
+    with pytest.raises(ValueError, match="from lif of this Stepwise"):
+        check_slopes(network, [Neuron("lif", 0)], (1, 4, 4))

@@ -21,6 +21,8 @@ from spikelens.am.optimizers.gradient import Gradient
 from spikelens.am.optimizers.protes import Protes
 from spikelens.am.probe import SearchPlan
 from spikelens.generators.external import ExternalCodes
+from spikelens.models.classifier import SpikingClassifier
+from spikelens.models.spiking_cnn import small
 
 NEURONS = ["conv1:0-1", "fc1:3", "output:*"]
 
@@ -55,6 +57,15 @@ def test_training_is_the_same_with_and_without(stripes, build_model, fit, optimi
     torch.manual_seed(5)
     fit(without, stripes)
     assert_same(weights(with_it), weights(without))
+
+
+def test_a_latency_code_has_no_gradient_which_shows_before_any_training(stripes, fit):
+    model = SpikingClassifier(stripes.spec, partial(small, width=4, encoding="latency"))
+    before = weights(model)
+    with pytest.raises(ValueError, match="`network` must be differentiable for the gradient"):
+        fit(model, stripes, [watch(optimizer=Gradient)])
+    assert_same(weights(model), before)
+    fit(model, stripes, [watch()], max_epochs=1)
 
 
 class Observer(L.Callback):

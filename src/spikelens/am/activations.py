@@ -242,7 +242,7 @@ def layer_extents(network: nn.Module, image_shape: tuple[int, int, int]) -> dict
         network: See `spiking_layers`; left in the mode it was in.
         image_shape: `(C, H, W)`.
     """
-    records = _of_a_blank_image(network, image_shape)
+    records = blank_records(network, image_shape)
     return {
         name: Extent(tuple(record.rates.shape[1:]), record.num_steps)
         for name, record in records.items()
@@ -256,16 +256,27 @@ def layer_shapes(
     return {name: shape for name, (shape, _) in layer_extents(network, image_shape).items()}
 
 
-def _of_a_blank_image(network: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, Record]:
+def blank_records(
+    network: nn.Module, image_shape: tuple[int, int, int], has_gradient: bool = False
+) -> dict[str, Record]:
+    """Record what each spiking layer does at one blank image.
+
+    Args:
+        network: See `spiking_layers`; left in the mode it was in.
+        image_shape: `(C, H, W)`.
+        has_gradient: Whether the image is a leaf that gradients come back to; see
+            `Recorder.respond`.
+    """
     layers = spiking_layers(network)
     tallies = {name: _Tally(None) for name in layers}
     handles = [layers[name].register_forward_hook(tally.hook) for name, tally in tallies.items()]
     modes = {module: module.training for module in network.modules()}
+    device = next(network.parameters()).device
     try:
         network.eval()
         _rest(network)
-        with torch.no_grad():
-            network(torch.zeros(1, *image_shape, device=next(network.parameters()).device))
+        with torch.set_grad_enabled(has_gradient):
+            network(torch.zeros(1, *image_shape, device=device, requires_grad=has_gradient))
     finally:
         for handle in handles:
             handle.remove()

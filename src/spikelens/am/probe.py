@@ -229,14 +229,14 @@ def find_neurons(
         generator: Must draw images of `image_shape`.
         names: See `parse_neurons`.
         image_shape: Shape `(C, H, W)` of the images the network takes.
-        optimizer: See `probe_neurons`; built once and dropped, so that wrong settings show
-            before any work is done.
+        optimizer: See `probe_neurons`; built and opened once and dropped, so that wrong settings,
+            or a network that it cannot search, show before any work is done.
         num_starts: Natural images that the search is to start from; for more than 0 the generator
             must be able to encode.
 
     Raises:
         ValueError: If the generator does not fit or cannot encode, the network has no such neuron,
-            or the optimizer refuses its settings.
+            or the optimizer refuses its settings or the network.
     """
     check_fit(generator, image_shape)
     num_modes = len(generator.mode_sizes)
@@ -244,13 +244,16 @@ def find_neurons(
     if num_starts:
         check_can_encode(generator)
     try:
-        optimizer(generator, Archive(1, num_modes, device=device), seed=0)
+        trial = optimizer(generator, Archive(1, num_modes, device=device), seed=0)
     except TypeError as error:
         raise ValueError(f"Argument `optimizer` must take its settings, but {error}.") from error
     extents = layer_extents(network, image_shape)
     num_units = {name: extent.shape[0] for name, extent in extents.items()}
     num_steps = {name: extent.num_steps for name, extent in extents.items()}
-    return parse_neurons(names, num_units, num_steps)
+    neurons = parse_neurons(names, num_units, num_steps)
+    with Recorder(network, neurons) as recorder:
+        trial.open(Objective(generator, recorder, chunk=1))
+    return neurons
 
 
 class _Count:

@@ -1,12 +1,14 @@
 """The gradient of each neuron's score with respect to what its own image is drawn from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from spikelens.am.activations import blank_records
+from spikelens.am.neurons import Neuron, single_neurons
 from spikelens.am.objective import Objective
 from spikelens.generators.base import DifferentiableGenerator
 from spikelens.models.encoding import Encoder
@@ -47,17 +49,41 @@ def slopes(
         return torch.cat([_slopes_of_chunk(objective, own, points) for points, own in pieces])
 
 
+def check_slopes(
+    network: nn.Module, neurons: Sequence[Neuron], image_shape: tuple[int, int, int]
+) -> None:
+    """Refuse a network without a gradient from neurons to images, by one blank image.
+
+    Args:
+        network: See `spikelens.am.activations.spiking_layers`; left as it was.
+        neurons: Those to be differentiated.
+        image_shape: `(C, H, W)`.
+
+    Raises:
+        ValueError: If no gradient comes back from a neuron's layer.
+    """
+    with torch.inference_mode(False), _traced(network):
+        records = blank_records(network, image_shape, has_gradient=True)
+    for layer in dict.fromkeys(neuron.layer for neuron in single_neurons(neurons)):
+        if not records[layer].membranes.requires_grad:
+            raise _no_gradient(layer, network)
+
+
+def _no_gradient(source: str, network: nn.Module) -> ValueError:
+    return ValueError(
+        "Argument `network` must be differentiable for the gradient optimizer, but no gradient "
+        f"comes back from {source} of this {type(network).__name__} to its images (an encoding "
+        "that cuts it, latency say)."
+    )
+
+
 def _slopes_of_chunk(objective: Objective, owners: Tensor, points: Tensor) -> Tensor:
     points = points.detach().requires_grad_()
     images = cast(DifferentiableGenerator, objective.generator).draw(points)
     scores = objective.recorder.respond(images.float(), has_gradient=True).scores
     own = scores.gather(1, owners[:, None]).sum()
     if not own.requires_grad:
-        raise ValueError(
-            "Argument `network` must be differentiable for the gradient optimizer, but no gradient "
-            f"comes back from the neurons of this {type(objective.recorder.network).__name__} to "
-            "its images (an encoding that cuts it, latency say)."
-        )
+        raise _no_gradient("the neurons", objective.recorder.network)
     return torch.autograd.grad(own, points)[0]
 
 

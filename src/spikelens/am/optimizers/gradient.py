@@ -10,7 +10,7 @@ from spikelens.am.activations import Response
 from spikelens.am.archive import Archive
 from spikelens.am.objective import Objective, fitting_chunk
 from spikelens.am.optimizers.base import Optimizer
-from spikelens.am.slopes import slopes
+from spikelens.am.slopes import check_slopes, slopes
 from spikelens.arguments import require_shares
 from spikelens.generators.base import DifferentiableGenerator, LatentSpace, check_can_draw
 
@@ -44,7 +44,8 @@ class Gradient(Optimizer):
             keeps it from drifting to where they no longer change.
 
     Raises:
-        ValueError: If an argument is out of its range, or the space cannot be differentiated.
+        ValueError: If an argument is out of its range, or the space cannot be differentiated; from
+            `open`, if the network cannot.
         TypeError: From `open`, if the objective is no `Objective`.
         RuntimeError: If `ask` comes before `open`.
 
@@ -88,8 +89,9 @@ class Gradient(Optimizer):
                 f"but got a {type(objective).__name__}: search it without the gradient."
             )
         self.objective = objective
-        shape = objective.generator.image_shape
-        self.chunk = max(1, fitting_chunk(objective.recorder.network, shape) // _SHARE)
+        network, shape = objective.recorder.network, objective.generator.image_shape
+        check_slopes(network, objective.recorder.neurons, shape)
+        self.chunk = max(1, fitting_chunk(network, shape) // _SHARE)
 
     def _propose(self) -> Tensor:
         if not len(self.states):
