@@ -122,7 +122,6 @@ def probe_neurons(
     Raises:
         ValueError: If `previous` does not fit the generator.
     """
-    device = next(network.parameters()).device
     count = _Count(progress)
     with Recorder(network, neurons) as recorder:
         objective = Objective(generator, recorder, plan.chunk, count.add, seed=plan.seed)
@@ -132,27 +131,46 @@ def probe_neurons(
         num_starts = plan.num_starts * plan.num_stimuli  # some will be too near what was found
         candidates = _starts(objective, natural.images, best[:, :num_starts].cpu(), previous)
         num_looked_at = plan.num_starts + (0 if previous is None else previous.shape[1])
-        first, *others = find_stimuli(
-            objective, optimizer, plan, candidates, num_looked_at, count.note
-        )
-        natural_activations = _natural(objective, plan, answers, natural.images, best).cpu()
+        findings = find_stimuli(objective, optimizer, plan, candidates, num_looked_at, count.note)
+        return _told(objective, plan, natural, answers, best, findings)
+
+
+def _told(
+    objective: Objective,
+    plan: SearchPlan,
+    natural: NaturalImages,
+    answers: Response,
+    best: Tensor,
+    findings: Sequence[Finding],
+) -> Probe:
+    """Compare what was found with the natural images, and measure selectivity on them.
+
+    Args:
+        objective: Of the K neurons, whose recorder is open.
+        plan: Direction, repeats, images kept.
+        natural: The natural images.
+        answers: To them at one showing, `(N, K)`.
+        best: Which of them are each neuron's best, best first, int64 `(K, N)`.
+        findings: The stimuli in the order found, at least one.
+    """
+    neurons, (first, *others) = objective.recorder.neurons, findings
     is_rate = torch.tensor([neuron.is_rate for neuron in neurons])
-    stimuli = torch.cat([finding.stimuli for finding in (first, *others)])
-    realism = _realism(objective, stimuli, natural.images).split(len(neurons))
     has_spiked = (first.activations > 0) | (answers.activations.amax(0).cpu() > 0)
+    stimuli = torch.cat([finding.stimuli for finding in findings])
+    realism = _realism(objective, stimuli, natural.images).split(len(neurons))
     return Probe(
         neurons=tuple(neurons),
         stimuli=first.stimuli,
         activations=first.activations,
-        natural_activations=natural_activations,
+        natural_activations=_natural(objective, plan, answers, natural.images, best).cpu(),
         natural_top=natural.images[best[:, : plan.num_top].cpu()],
         realism=realism[0],
         is_silent=~has_spiked & is_rate,
         classes=natural.classes,
         selectivity=measure(
-            answers.activations, natural.labels, len(natural.classes), is_rate.to(device)
+            answers.activations, natural.labels, len(natural.classes), is_rate.to(objective.device)
         ),
-        elites=torch.stack([f.elites for f in (first, *others)], 2).flatten(1, 2),
+        elites=torch.stack([finding.elites for finding in findings], 2).flatten(1, 2),
         search=first.search,
         direction=plan.direction,
         standard_errors=first.standard_errors,
