@@ -31,30 +31,43 @@ def test_an_additive_function_is_learned(is_pooled):
             torch.testing.assert_close(found, wanted, atol=0.01, rtol=0)
 
 
-def test_it_is_the_ridge_regression_in_the_primal():
-    sizes, num = (3, 5), 12
-    points, scores = points_of(num, sizes), torch.linspace(-1, 2, num).square()
-    model = AdditiveModel(Box(sizes), 1, ridge=0.3)
-    model.add(points[None], scores[None])
-    features = symbol_features(Box(sizes))  # (2, 5, e)
-    rows = features[torch.arange(2), points].flatten(1)
-    rows = rows - rows.mean(0)
-    penalty = 0.3 * rows.square().sum(1).mean()
+def weighted_ridge(sizes, points, scores, shares, ridge):
+    """The regression by the book: a weight for each point, an intercept that is not shrunk."""
+    features = symbol_features(Box(sizes))  # (d, n, e)
+    rows = features[torch.arange(len(sizes)), points].flatten(1)
+    rows = rows - (shares[:, None] * rows).sum(0) / shares.sum()
+    gram = rows.T @ (shares[:, None] * rows)
+    penalty = ridge * gram.trace() / shares.sum()
+    residuals = scores - (shares * scores).sum() / shares.sum()
     slopes = torch.linalg.solve(
-        rows.T @ rows + penalty * torch.eye(rows.shape[1]), rows.T @ (scores - scores.mean())
+        gram + penalty * torch.eye(len(gram)), rows.T @ (shares * residuals)
     )
-    wanted = torch.einsum("de,dne->dn", slopes.view(2, -1), features)
-    torch.testing.assert_close(model.table()[0] * scores.abs().max(), wanted, atol=1e-4, rtol=1e-4)
+    return torch.einsum("de,dne->dn", slopes.view(len(sizes), -1), features)
 
 
-def test_the_oldest_points_are_forgotten():
-    sizes, points = (4, 4), points_of(90, (4, 4))
-    scores = points.float().sum(1)
-    whole, last = (AdditiveModel(Box(sizes), 1, window=30) for _ in range(2))
-    for part in points.split(7):  # in pieces that do not divide the window
-        whole.add(part[None], part.float().sum(1)[None])
-    last.add(points[None, -30:], scores[None, -30:])
-    torch.testing.assert_close(whole.table(), last.table(), atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("window", [10**6, 20])
+def test_it_is_a_ridge_regression_in_which_old_points_fade(window):
+    sizes, num = (3, 5), 60
+    points, scores = points_of(num, sizes), torch.linspace(-1, 2, num).square()
+    model = AdditiveModel(Box(sizes), 1, window=window, ridge=0.3)
+    for part in torch.arange(num).split(10):
+        model.add(points[None, part], scores[None, part])
+        table = model.table()
+    shares = (-torch.arange(num - 1, -1, -1) / window).exp()
+    wanted = weighted_ridge(sizes, points, scores, shares, 0.3)
+    torch.testing.assert_close(table[0] * scores.abs().max(), wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_it_is_fitted_anew_when_a_tenth_of_the_points_is_new():
+    sizes, points = (3, 5), points_of(120, (3, 5))
+    model = AdditiveModel(Box(sizes), 1)
+    scores = points.float().sum(1).square()
+    model.add(points[None, :100], scores[None, :100])
+    first = model.table()
+    model.add(points[None, 100:109], scores[None, 100:109])
+    assert model.table() is first  # 9 of 109
+    model.add(points[None, 109:112], scores[None, 109:112])
+    assert not torch.equal(model.table(), first)  # 12 of 112
 
 
 def test_useless_scores_teach_nothing():

@@ -38,7 +38,8 @@ def test_draws_follow_tilted_distributions():
     for mode, parent in ((0, 1), (1, 0)):
         for kind in range(3):
             full = [torch.full((num,), value) for value in (kind, parent, mode)]
-            drawn = moves().draw(*full, tilt.expand(num, 3), random)
+            by = torch.rand(num, generator=random)
+            drawn = moves().draw(*full, tilt.expand(num, 3), by)
             wanted = shares_of(kind, parent, mode) * tilt[: SIZES[mode]]
             found = torch.bincount(drawn, minlength=SIZES[mode]) / num
             # Standard error at most .5 / sqrt(5e4) = .0022; 5 sigma.

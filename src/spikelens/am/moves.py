@@ -1,9 +1,12 @@
 """How a symbol mutates: to a neighbour, to a draw from the prior, or to any symbol."""
 
+from importlib import import_module
+
 import torch
 from torch import Tensor
 
 from spikelens.generators.base import LatentSpace
+from spikelens.kernels.scan import compiler_of
 
 # What becomes of a symbol.
 KEEP, NEIGHBOUR, PRIOR, UNIFORM = -1, 0, 1, 2
@@ -58,6 +61,11 @@ class Moves:
         Returns:
             `(K,)`, the root of the mean variance over modes.
         """
+        if compiler_of(values.device.type) == "numba":
+            compiled = import_module("spikelens.kernels.tilted_train_numba")
+            of_mode = self.kernel_of_mode
+            found: Tensor = compiled.deviation(values, points.contiguous(), self.kernels, of_mode)
+            return found
         near = self.kernels[self.kernel_of_mode, points]  # (K, d, n)
         mean = (near * values).sum(2)
         variance = (near * values.square()).sum(2) - mean.square()
@@ -79,7 +87,7 @@ class Moves:
         parents: Tensor,
         modes: Tensor,
         tilts: Tensor,
-        random: torch.Generator,
+        by: Tensor,
     ) -> Tensor:
         """Draw mutated symbols from tilted distributions.
 
@@ -88,7 +96,7 @@ class Moves:
             parents: Symbols that mutate, int64 `(M,)`.
             modes: Their modes, int64 `(M,)`.
             tilts: Weight of each symbol there, `(M, n)`, positive.
-            random: On the same device.
+            by: What decides, `(M,)`: numbers drawn from [0, 1).
 
         Returns:
             int64 `(M,)`.
@@ -98,7 +106,9 @@ class Moves:
             self.kernels[self.kernel_of_mode[modes], parents],
             torch.where((kinds == PRIOR)[:, None], self.prior[modes], self.uniform[modes]),
         )
-        return torch.multinomial(shares * tilts, 1, generator=random).squeeze(1)
+        sums = (shares * tilts).cumsum(1)
+        drawn = (sums <= by[:, None] * sums[:, -1:]).sum(1)
+        return drawn.clamp_max(sums.shape[1] - 1)
 
     def mutate(self, indices: Tensor, kinds: Tensor, random: torch.Generator) -> Tensor:
         """Draw each symbol as its kind says, none tilted.
@@ -115,7 +125,9 @@ class Moves:
         places = (kinds != KEEP).nonzero(as_tuple=True)
         mutated = indices.clone()
         even = self.uniform.new_ones(1, 1)
-        mutated[places] = self.draw(kinds[places], indices[places], places[2], even, random)
+        # Strictly below 1 even after rounding.
+        by = torch.rand(len(places[0]), generator=random, device=even.device) * (1 - 2**-21)
+        mutated[places] = self.draw(kinds[places], indices[places], places[2], even, by)
         return mutated
 
 

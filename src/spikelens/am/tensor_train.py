@@ -164,50 +164,6 @@ def sample(cores: Sequence[Tensor], num: int, generator: torch.Generator | None 
     return indices.permute(1, 2, 0)
 
 
-@torch.no_grad()
-def sample_chain(
-    emissions: Tensor, weights: Tensor, switch: Tensor, generator: torch.Generator
-) -> Tensor:
-    """Draw which elite each mode follows, for trains like `elite_cores` with tilted kernels.
-
-    Where a kernel is weighted symbol by symbol, its rows no longer sum to 1 but to
-    `c_j(s) = sum_x K_j(x | e_sj) u_j(x)`. The right interfaces are then
-    `Z_{j-1}(s') = (1 - chi) c_j(s') Z_j(s') + chi sum_s w_s c_j(s) Z_j(s)`, and an elite follows
-    another with the probability of its term in that sum: O(R) a mode instead of O(R^2 + R n).
-
-    Args:
-        emissions: c, float `(d, K, M, R)`, positive: each sample has kernels of its own.
-        weights: Probability w of each elite, float `(K, R)`, rows sum to 1.
-        switch: Probability chi of redrawing the elite, float `(K, M)`, in [0, 1].
-        generator: On the same device.
-
-    Returns:
-        Elites s, int64 `(d, K, M)`.
-    """
-    d, k, m, r = emissions.shape
-    jump, stay = switch[..., None], (1 - switch)[..., None]
-    drawn = jump * weights[:, None]  # chi w_s, (K, M, R)
-    ahead = torch.empty_like(emissions)  # c_j(s) Z_j(s)
-    z = emissions.new_ones(k, m, r)
-    for j in range(d - 1, -1, -1):
-        torch.mul(emissions[j], z, out=ahead[j])
-        z = _rescale(stay * ahead[j] + (drawn * ahead[j]).sum(2, keepdim=True))
-    # Strictly below 1 even after rounding; see `sample`.
-    uniform = torch.rand(d, k, m, 1, generator=generator, device=emissions.device)
-    uniform *= 1 - 4 * torch.finfo(uniform.dtype).eps
-    states = torch.empty(d, k, m, 1, dtype=torch.int64, device=emissions.device)
-    mass = weights[:, None] * ahead[0]
-    for j in range(d):
-        if j:
-            before = states[j - 1]
-            mass = drawn * ahead[j]
-            mass.scatter_add_(2, before, stay * ahead[j].gather(2, before))
-        total = mass.cumsum(2)
-        torch.sum(total <= uniform[j] * total[..., -1:], 2, keepdim=True, out=states[j])
-        states[j].clamp_(max=r - 1)
-    return states.squeeze(3)
-
-
 def log_likelihood(cores: Sequence[Tensor], indices: Tensor) -> Tensor:
     """Return the log-probability with which `sample` draws some multi-indices.
 

@@ -5,9 +5,9 @@ from torch import Tensor
 
 from spikelens.am.additive_model import AdditiveModel
 from spikelens.am.archive import Archive
-from spikelens.am.moves import KEEP, Moves, check_mix
+from spikelens.am.moves import Moves, check_mix
 from spikelens.am.optimizers.base import Optimizer
-from spikelens.am.tensor_train import sample_chain
+from spikelens.am.tilted_train import TiltedTrain
 from spikelens.arguments import require_amounts, require_integers, require_shares
 from spikelens.generators.base import LatentSpace
 
@@ -67,13 +67,14 @@ class EliteTT(Optimizer):
         _check(num_elites, switch, mutations, tuple(mix), spread, tilt, explore)
         self.num_elites = min(num_elites, archive.scores.shape[1])
         self.switch, self.spread, self.tilt = switch, spread, tilt
-        self.is_tilted = torch.arange(batch, device=self.device) >= round(explore * batch)
+        self.num_plain = round(explore * batch)
         self.num_modes = len(space.mode_sizes)
         self.mutation = min(mutations / self.num_modes, 1.0)
         self.mix = torch.tensor(mix, dtype=torch.float32, device=self.device)
         self.order = space.order.to(self.device)
         self.model = AdditiveModel(space, self.num_neurons, device=self.device)
         self.moves = Moves(space, self.device)
+        self.even = self.moves.uniform.new_ones(self.num_neurons, *self.moves.uniform.shape)
         self._has_elites = False
 
     def watch(self, points: Tensor, scores: Tensor) -> None:
@@ -83,48 +84,26 @@ class EliteTT(Optimizer):
 
     def _propose(self) -> Tensor:
         elites = self.archive.indices[:, : self.num_elites]
-        tilts = self._tilts(elites)
-        masses = self._masses(tilts, elites)
-        states = self._states(masses)
-        masses = masses.gather(4, states.expand(4, *states.shape)[..., None]).squeeze(4).cumsum(0)
-        draws = torch.rand(states.shape, generator=self.random, device=self.device)
-        kinds = (masses <= draws * masses[-1]).sum(0).clamp_max(3) - 1
-        kinds, states = kinds.permute(1, 2, 0), states.permute(1, 2, 0)  # (K, b, d)
-        return self._or_sampled(self._mutated(elites.gather(1, states), kinds, tilts))
+        is_learned = self.tilt > 0.0 and self.model.num_seen >= _NUM_LEARNED
+        train = TiltedTrain(
+            self.moves,
+            self.order,
+            elites,
+            self._weights(),
+            self._tilts(elites[:, 0]) if is_learned else self.even,
+            self.num_plain if is_learned else self.batch,
+            self._around(self.mutation),
+            self._around(self.switch),
+            self.mix,
+        )
+        return self._or_sampled(train.draw(self.random))
 
-    def _tilts(self, elites: Tensor) -> Tensor:
+    def _tilts(self, best: Tensor) -> Tensor:
         """Return what the model multiplies each symbol's probability by, `(K, d, n)`."""
-        if not self.tilt or self.model.num_seen < _NUM_LEARNED:
-            return self.moves.uniform.new_ones(self.num_neurons, *self.moves.uniform.shape)
         values = self.model.table()
-        eta = self.tilt / self.moves.deviation(values, elites[:, 0]).clamp_min(1e-12)
-        gains = values - values.gather(2, elites[:, 0, :, None])  # on the best elite's symbol
-        return (eta[:, None, None] * gains).clamp(-_LARGEST_TILT, _LARGEST_TILT).exp()
-
-    def _masses(self, tilts: Tensor, elites: Tensor) -> Tensor:
-        """Return the mass of keeping a symbol and of each kind of mutation, `(4, d, K, b, R)`."""
-        sums = self.moves.masses(tilts, elites).permute(0, 2, 1, 3).unsqueeze(3)
-        mutations = self._around(self.mutation)[..., None]  # (K, b, 1)
-        shares = torch.stack([1.0 - mutations, *(share * mutations for share in self.mix)])
-        return shares[:, None] * sums.where(self.is_tilted[:, None], 1.0)
-
-    def _states(self, masses: Tensor) -> Tensor:
-        """Draw the elite that each mode of each proposal follows, `(d, K, b)`."""
-        path = masses.sum(0)[self.order]
-        switches = self._around(self.switch)
-        followed = sample_chain(path, self._weights(), switches, self.random)
-        states = torch.empty_like(followed)
-        states[self.order] = followed  # path -> position in the latent
-        return states
-
-    def _mutated(self, symbols: Tensor, kinds: Tensor, tilts: Tensor) -> Tensor:
-        """Draw symbols `(K, b, d)` anew as their kinds say."""
-        # To look for them makes the host wait for the device; but they are few.
-        neurons, proposals, modes = places = (kinds != KEEP).nonzero(as_tuple=True)
-        weights = tilts[neurons, modes].where(self.is_tilted[proposals, None], 1.0)
-        drawn = self.moves.draw(kinds[places], symbols[places], modes, weights, self.random)
-        symbols[places] = drawn
-        return symbols
+        eta = self.tilt / self.moves.deviation(values, best).clamp_min(1e-12)
+        gains = values - values.gather(2, best[..., None])
+        return gains.mul_(eta[:, None, None]).clamp_(-_LARGEST_TILT, _LARGEST_TILT).exp_()
 
     def _or_sampled(self, proposals: Tensor) -> Tensor:
         """Replace the proposals `(K, b, d)` of neurons that have no elite yet."""
