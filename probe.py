@@ -5,8 +5,10 @@ python probe.py ckpt=logs/…/checkpoints/last.ckpt                   # what the
 python probe.py ckpt=PATH neurons='[conv2:0-7,fc1:*]' budget=1000
 python probe.py ckpt=PATH generator=vqvae generator.path=PATH       # another, or one of your own
 python probe.py ckpt=PATH am/optimizer=genetic am.optimizer.batch=5 # another search
+python probe.py ckpt=PATH am.optimizer.batch=5                      # the run's, set otherwise
 """
 
+import sys
 from typing import Any
 
 import hydra
@@ -39,6 +41,8 @@ def adjust(run: DictConfig, cfg: DictConfig) -> None:
     """Change in `run.am`, how a run probed its neurons, what `cfg` asks otherwise."""
     if "am" not in run:  # its ${generator} and ${seed} become the run's
         run.am = hydra.compose("train", ["+am=enabled"]).am
+    if "budget" in run.am.optimizer:  # one that plans ahead; the checkpoint holds the run's
+        run.am.optimizer.budget = "${..search.budget}"
     asked = cfg.get("am", {})
     if "_target_" in asked.get("optimizer", {}):  # another one: nothing of the run's is for it
         del run.am.optimizer
@@ -49,8 +53,6 @@ def adjust(run: DictConfig, cfg: DictConfig) -> None:
         if cfg.get(key) is not None:
             place = f"search.{key}" if key in of_search else key
             OmegaConf.update(run.am, place, cfg[key], merge=False, force_add=True)
-    if "budget" in run.am.optimizer:  # one that plans ahead; the checkpoint holds the run's
-        run.am.optimizer.budget = run.am.search.budget
 
 
 def probe(cfg: DictConfig) -> Probe:
@@ -99,4 +101,6 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     keep_freed_memory()
+    # Settings of the run's own optimizer: Hydra, which sees no checkpoint, knows of none to change.
+    sys.argv = [f"++{arg}" if arg.startswith("am.optimizer.") else arg for arg in sys.argv]
     main()

@@ -231,6 +231,9 @@ def test_another_search_is_chosen_as_for_training(tmp_path, before, after):
     cfg = configure("probe", tmp_path, "ckpt=x", "+am.optimizer.seed=4")
     own = adjusted(run, cfg)
     assert own["optimizer"] == run["am"]["optimizer"] | {"seed": 4}
+    if after == "nevergrad":  # which plans by the search's budget, unless told otherwise
+        told = configure("probe", tmp_path, "ckpt=x", chosen, "am.optimizer.budget=7", "budget=9")
+        assert adjusted(run, told)["optimizer"]["budget"] == 7
     del run["am"]
     cfg = configure("probe", tmp_path, "ckpt=x", chosen)
     assert adjusted(run, cfg) == of_run(after)["am"]
@@ -242,6 +245,20 @@ def test_a_probe_takes_another_search(run, tmp_path):
     ckpt = f"ckpt={run[0]}/checkpoints/last.ckpt"
     result = probe(configure("probe", tmp_path, ckpt, *chosen))
     assert result.search.curve.shape == (2, 6)  # rounds of five, and none to start from
+
+
+@pytest.mark.parametrize("chosen", [[], ["am/optimizer=genetic"]])
+@pytest.mark.parametrize("setting", ["am.optimizer.batch=2", "am.optimizer.btach=2"])
+def test_a_probe_takes_settings_of_the_run_s_search_or_another(run, tmp_path, chosen, setting):
+    few = [f"ckpt={run[0]}/checkpoints/last.ckpt", "neurons=[conv1:0]", "budget=4"]
+    command = [sys.executable, "probe.py", *few, *chosen, setting, f"hydra.run.dir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr + done.stdout
+    if "btach" in setting:
+        assert done.stderr.startswith("Error: Argument `optimizer` must take its settings, but ")
+        assert "'btach'" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("choice", ["am/optimizer", "generator"])
