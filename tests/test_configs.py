@@ -59,6 +59,13 @@ def test_every_choice_composes_and_names_what_exists(override):
         assert get_object(target) is not None
 
 
+
+@pytest.mark.parametrize("group", ["experiment", "debug", "generator"])
+def test_a_misspelt_choice_is_refused(group):
+    with pytest.raises(ConfigCompositionException, match=f"Could not find '{group}/bogus'"):
+        compose("train", overrides=[f"{group}=bogus"])
+
+
 def test_no_choice_is_forgotten():
     tested = {"data", "model", "generator", "am", "experiment", "debug"}
     always = {"callbacks", "logger", "panels", "trainer"}

@@ -51,6 +51,7 @@ class AdditiveModel:
         # products, (K, d * e + 1) of those with scores.
         self._products = self._targets = torch.zeros(0)
         self._largest = torch.zeros(num_neurons, 1, device=device)  # the scores' unit
+        self._zero: Tensor | None = None  # a finite score of each function, (K, 1)
 
     def add(self, points: Tensor, scores: Tensor) -> None:
         """Take in evaluated points.
@@ -60,15 +61,16 @@ class AdditiveModel:
                 all of them (G = 1).
             scores: `(K, M)`; what is not finite counts as the function's mean.
         """
-        self._new.append((points, scores.float()))
+        self._new.append((points, self._from_zero(scores)))
         self._num_new += points.shape[1]
         self.num_seen += points.shape[1]
 
     def table(self) -> Tensor:
         """Return what each symbol adds to a score, `(K, d, n)`, contiguous.
 
-        Up to a constant of each mode, and in units of the function's largest magnitude. A few new
-        points do not change it: it is fitted anew when they are a tenth of those that count.
+        Up to a constant of each mode, and in units of the largest score, counted from the first
+        one. A few new points do not change it: it is fitted anew when they are a tenth of those
+        that count.
         """
         if self._table is None or self._num_new >= _RENEWED * min(self.num_seen, self._window):
             points, scores = (torch.cat(parts, 1) for parts in zip(*self._new, strict=True))
@@ -76,6 +78,16 @@ class AdditiveModel:
             self._absorb(points, scores)
             self._table = self._fitted()
         return self._table
+
+    def _from_zero(self, scores: Tensor) -> Tensor:
+        """Return scores less the first finite one: what all have in common costs no digits."""
+        if self._zero is None:
+            self._zero = scores.new_full((len(scores), 1), torch.nan)
+        is_finite = scores.isfinite()
+        first = scores.gather(1, is_finite.int().argmax(1, keepdim=True))
+        first = first.where(is_finite.any(1, keepdim=True), torch.nan)
+        self._zero = self._zero.where(self._zero.isfinite(), first)
+        return (scores - self._zero).float()
 
     @property
     def _window(self) -> int:
@@ -100,7 +112,7 @@ class AdditiveModel:
         self._targets.mul_(fading).add_(new.squeeze(1))
 
     def _in_units(self, scores: Tensor, shares: Tensor, fading: float) -> Tensor:
-        """Return finite scores in units of the largest magnitude: their sums are finite too."""
+        """Return finite scores in units of the largest one: their sums are finite too."""
         is_finite = scores.isfinite()
         scores = scores.where(is_finite, 0.0)
         largest = scores.abs().amax(1, keepdim=True).maximum(self._largest)
