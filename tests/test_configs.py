@@ -59,7 +59,6 @@ def test_every_choice_composes_and_names_what_exists(override):
         assert get_object(target) is not None
 
 
-
 @pytest.mark.parametrize("group", ["experiment", "debug", "generator"])
 def test_a_misspelt_choice_is_refused(group):
     with pytest.raises(ConfigCompositionException, match=f"Could not find '{group}/bogus'"):
