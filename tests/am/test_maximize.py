@@ -247,7 +247,7 @@ def test_a_batch_is_for_those_that_take_it():
     for optimizer in taking:
         assert len(maximize(total, [4] * 4, 30, optimizer=optimizer, batch=15).curve) == 2
     for optimizer in (Protes, partial(Protes, preset="tt")):
-        says = "`batch` must be None .*, but got 5 for Protes, which takes seed, preset, quantised"
+        says = "`batch` must be None .*, but got 5 for Protes, which takes preset, quantised"
         with pytest.raises(ValueError, match=says):
             maximize(total, [4] * 4, 40, optimizer=optimizer, batch=5)
 

@@ -9,6 +9,14 @@ from spikelens.kernels.scan import compiler_of
 compiled = pytest.mark.skipif(compiler_of("cpu") != "numba", reason="nothing is compiled here")
 
 
+BELOW_ONE = 1 - 4 * torch.finfo(torch.float32).eps
+
+
+def draws_for(train, seed):
+    shape = 3, *train.switch.shape, len(train.order)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * BELOW_ONE
+
+
 def train_of(sizes, num_neurons=3, num_elites=4, batch=200, num_plain=80, seed=0):
     random = torch.Generator().manual_seed(seed)
     space = Box(sizes, order=torch.randperm(len(sizes), generator=random))
@@ -31,13 +39,11 @@ def train_of(sizes, num_neurons=3, num_elites=4, batch=200, num_plain=80, seed=0
 
 
 @compiled
-@pytest.mark.parametrize("sizes", [(4, 4, 4), (2, 5, 1, 3), (1,), (70,) * 20])
+@pytest.mark.parametrize("sizes", [(4, 4, 4), (2, 5, 1, 3), (7,), (70,) * 20])
 @pytest.mark.parametrize("num_plain", [0, 80, 200])
 def test_compiled_loops_draw_what_torch_draws(sizes, num_plain):
     train = train_of(sizes, num_plain=num_plain)
-    draws = torch.rand(
-        3, *train.switch.shape, len(sizes), generator=torch.Generator().manual_seed(1)
-    )
+    draws = draws_for(train, 1)
     found, wanted = train.draw_compiled(draws), train.draw_in_torch(draws)
     # A number next to a border may fall on either side of it.
     assert (found == wanted).all(2).float().mean() > 0.995
@@ -64,7 +70,32 @@ def test_draws_in_torch_follow_weights_of_symbols():
     kernel = 0.4 * (0.5 * train.moves.kernels[0] + 0.3 * train.moves.prior + 0.2 / 5)
     kernel += 0.6 * torch.eye(5)
     wanted = kernel[train.elites[0, 0, 0]] * train.tilts[0, 0]
-    draws = torch.rand(3, 1, 60_000, 1, generator=torch.Generator().manual_seed(0))
-    found = torch.bincount(train.draw_in_torch(draws).flatten(), minlength=5) / 60_000
+    found = torch.bincount(train.draw_in_torch(draws_for(train, 0)).flatten(), minlength=5) / 60_000
     # Standard error at most .5 / sqrt(6e4) = .0020; 5 sigma.
     torch.testing.assert_close(found, wanted / wanted.sum(), atol=0.0105, rtol=0)
+
+
+@pytest.mark.parametrize("how", ["draw_in_torch", pytest.param("draw_compiled", marks=compiled)])
+def test_an_elite_without_weight_leaves_the_draw_as_it_is(how):
+    """However much the symbols' weights like it, over many modes."""
+    given = vars(train_of((3,) * 60, num_neurons=1, num_elites=2, batch=4000, num_plain=0))
+    tilts = torch.ones(1, 60, 3)
+    tilts[..., 2] = 200.0
+    elites = torch.tensor([[[0] * 60, [2] * 60]])
+    rates = {"mutation": torch.full((1, 4000), 0.1), "switch": torch.full((1, 4000), 0.2)}
+    train = TiltedTrain(
+        **{
+            **given,
+            **rates,
+            "tilts": tilts,
+            "elites": elites,
+            "weights": torch.tensor([[1.0, 0.0]]),
+        }
+    )
+    found = getattr(train, how)(draws_for(train, 0))
+    near, prior, uniform = 0.5 / 2, 0.3 / 3, 0.2 / 3
+    masses = torch.tensor([0.9 + 0.1 * (prior + uniform), *[0.1 * (near + prior + uniform)] * 2])
+    wanted = masses * tilts[0, 0]
+    # Modes are independent: standard error at most .5 / sqrt(2.4e5) = .0010; 5 sigma.
+    share = torch.bincount(found.flatten(), minlength=3) / found.numel()
+    torch.testing.assert_close(share, wanted / wanted.sum(), atol=0.0051, rtol=0)

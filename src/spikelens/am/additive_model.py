@@ -1,35 +1,35 @@
 """A linear model of scores in what symbols stand for: a train of rank 2, fitted as one goes."""
 
-import math
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from spikelens.generators.base import LatentSpace
 
-_NUM_FEATURES = 512  # of a point, at most: so many for each symbol as that leaves
-_MOST = 16  # of a symbol: its embedding's first principal components
-_RENEWED = 0.1  # share of the points known that must be new before it is fitted anew
+_NUM_FEATURES = 8  # of a symbol: the first principal components of an embedding larger than
+_LARGEST = 16  # this
+_RENEWED = 0.05  # share of the points remembered that must be new before it is fitted anew
 
 
 class AdditiveModel:
     """Ridge regression of K functions: `f(x) = c + sum_j <A_j, e(x_j)>`.
 
     The features `e` of a symbol are the first principal components of what it stands for, so that
-    what is learned of one symbol holds for its look-alikes. What is kept of the points are the sums
-    that the normal equations need, and old points fade from them.
+    what is learned of one symbol holds for its look-alikes. The last `window` points count. The
+    normal equations are those of the features, or, if the window is smaller, of the points: their
+    dual, whose Gram matrix is kept up to date.
 
     Args:
         space: `embed` says what symbols stand for.
         num_neurons: Number of functions K.
-        window: Points after which one counts for 1 / e, of each function's own, positive.
-        pool_window: The same where points are the same for all functions.
+        window: Points remembered of each function's own, positive.
+        pool_window: Points remembered where they are the same for several functions, positive:
+            one Gram matrix then serves all, and can be larger.
         ridge: Penalty in units of the mean squared distance of a point from the points' mean,
             positive.
         device: Where it computes.
 
-    Source: Hoerl & Kennard, "Ridge regression", 1970.
+    Source: Hoerl & Kennard, "Ridge regression", 1970; Saunders et al., "Ridge regression learning
+    algorithm in dual variables", 1998.
     """
 
     def __init__(
@@ -43,111 +43,94 @@ class AdditiveModel:
     ) -> None:
         self.windows, self.ridge = (window, pool_window), ridge
         self.features = symbol_features(space).to(device)  # (d, n, e)
-        self.num_seen = 0
-        self._new: list[tuple[Tensor, Tensor]] = []
-        self._num_new = 0
+        self.num_seen = self.window = 0
+        self.scores = torch.zeros(num_neurons, 0, device=device)  # (K, window)
+        self.points = torch.zeros(0)  # (G, window, d * e)
+        self.gram = torch.zeros(0)  # (G, window, window)
         self._table: Tensor | None = None
-        # Sums over points, of which each is features and a 1: (G, d * e + 1, d * e + 1) of their
-        # products, (K, d * e + 1) of those with scores.
-        self._products = self._targets = torch.zeros(0)
-        self._largest = torch.zeros(num_neurons, 1, device=device)  # the scores' unit
-        self._zero: Tensor | None = None  # a finite score of each function, (K, 1)
+        self._num_new = 0  # points since it was fitted
 
     def add(self, points: Tensor, scores: Tensor) -> None:
-        """Take in evaluated points.
+        """Remember evaluated points, in place of the oldest ones.
 
         Args:
             points: Multi-indices int64 `(G, M, d)`: each function's own (G = K), or the same for
                 all of them (G = 1).
             scores: `(K, M)`; what is not finite counts as the function's mean.
         """
-        self._new.append((points, self._from_zero(scores)))
-        self._num_new += points.shape[1]
-        self.num_seen += points.shape[1]
+        if not self.window:
+            self._make_room(len(points))
+        points, scores = points[:, -self.window :], scores[:, -self.window :]
+        modes = torch.arange(len(self.features), device=points.device)
+        rows = self.features[modes, points].flatten(2)  # (G, M, d * e)
+        places = (self.num_seen + torch.arange(rows.shape[1], device=rows.device)) % self.window
+        self.points[:, places] = rows
+        if self._is_dual:
+            products = rows @ self.points.mT
+            self.gram[:, places], self.gram[:, :, places] = products, products.mT
+        scores = scores.float()
+        self.scores[:, places] = scores.where(scores.isfinite(), torch.nan)
+        self.num_seen += rows.shape[1]
+        self._num_new += rows.shape[1]
+
+    def _make_room(self, num_groups: int) -> None:
+        d, _, e = self.features.shape
+        num_neurons = len(self.scores)
+        self.window = self.windows[num_groups < num_neurons]
+        self.scores = self.scores.new_zeros(num_neurons, self.window)
+        self.points = self.features.new_zeros(num_groups, self.window, d * e)
+        if self._is_dual:
+            self.gram = self.features.new_zeros(num_groups, self.window, self.window)
 
     def table(self) -> Tensor:
         """Return what each symbol adds to a score, `(K, d, n)`, contiguous.
 
-        Up to a constant of each mode, and in units of the largest score, counted from the first
-        one. A few new points do not change it: it is fitted anew when they are a tenth of those
-        that count.
+        Up to a constant of each mode, and in units of the function's largest magnitude. A few new
+        points do not change it: it is fitted anew when they are a twentieth of those remembered.
         """
-        if self._table is None or self._num_new >= _RENEWED * min(self.num_seen, self._window):
-            points, scores = (torch.cat(parts, 1) for parts in zip(*self._new, strict=True))
-            self._new, self._num_new = [], 0
-            self._absorb(points, scores)
-            self._table = self._fitted()
+        num = min(self.num_seen, self.window)
+        if self._table is None or self._num_new >= _RENEWED * num:
+            self._table, self._num_new = self._fitted(num), 0
         return self._table
 
-    def _from_zero(self, scores: Tensor) -> Tensor:
-        """Return scores less the first finite one: what all have in common costs no digits."""
-        if self._zero is None:
-            self._zero = scores.new_full((len(scores), 1), torch.nan)
-        is_finite = scores.isfinite()
-        first = scores.gather(1, is_finite.int().argmax(1, keepdim=True))
-        first = first.where(is_finite.any(1, keepdim=True), torch.nan)
-        self._zero = self._zero.where(self._zero.isfinite(), first)
-        return (scores - self._zero).float()
-
     @property
-    def _window(self) -> int:
-        is_pooled = len(self._new[0][0]) < len(self._largest) if self._new else False
-        return self.windows[is_pooled]
+    def _is_dual(self) -> bool:
+        return self.window < self.points.shape[2]
 
-    def _absorb(self, points: Tensor, scores: Tensor) -> None:
-        """Add points to the sums, in which older ones fade."""
-        window = self.windows[len(points) < len(scores)]
-        modes = torch.arange(len(self.features), device=points.device)
-        rows = F.pad(self.features[modes, points].flatten(2), (0, 1), value=1.0)  # (G, M, d e + 1)
-        num_points, size = rows.shape[1:]
-        if not self._products.numel():
-            self._products = rows.new_zeros(len(rows), size, size)
-            self._targets = rows.new_zeros(len(scores), size)
-        ages = torch.arange(num_points - 1, -1, -1, device=rows.device)
-        shares = (-ages / window).exp()
-        fading = math.exp(-num_points / window)
-        scores = self._in_units(scores, shares, fading)
-        self._products.baddbmm_(rows.mT, rows * shares[:, None], beta=fading)
-        new = (scores * shares)[:, None] @ rows  # (K, 1, d e + 1)
-        self._targets.mul_(fading).add_(new.squeeze(1))
-
-    def _in_units(self, scores: Tensor, shares: Tensor, fading: float) -> Tensor:
-        """Return finite scores in units of the largest one: their sums are finite too."""
-        is_finite = scores.isfinite()
-        scores = scores.where(is_finite, 0.0)
-        largest = scores.abs().amax(1, keepdim=True).maximum(self._largest)
-        largest = largest.clamp_min(torch.finfo(scores.dtype).tiny)
-        self._targets *= self._largest / largest
-        self._largest, scores = largest, scores / largest
-        # The mean of all finite ones stands for the others.
-        total = self._targets[:, -1] * fading + scores @ shares
-        count = self._products[:, -1, -1] * fading + is_finite.float() @ shares
-        return scores.where(is_finite, (total / count.clamp_min(1e-12))[:, None])
-
-    def _fitted(self) -> Tensor:
-        """Solve the normal equations, and return `table`."""
-        count = self._products[:, -1, -1:]  # (G, 1)
-        means = self._products[:, -1, :-1] / count  # (G, d e)
-        gram = self._products[:, :-1, :-1] - count[..., None] * means[..., None] * means[:, None]
-        diagonal = gram.diagonal(dim1=1, dim2=2)
-        penalty = self.ridge * diagonal.sum(1, keepdim=True) / count
-        diagonal.add_(penalty.clamp_min(1e-6))
-        targets = self._targets[:, :-1] - self._targets[:, -1:] * means  # (K, d e)
-        grouped = targets.T[None] if len(means) == 1 else targets[..., None]
-        slopes = torch.cholesky_solve(grouped, torch.linalg.cholesky(gram)).mT
-        slopes = slopes.reshape(-1, len(self.features), self.features.shape[2])
+    def _fitted(self, num: int) -> Tensor:
+        scores = self.scores[:, :num]
+        largest = scores.abs().nan_to_num(0.0).amax(1, keepdim=True)
+        scores = scores / largest.clamp_min(torch.finfo(scores.dtype).tiny)  # sums stay finite
+        scores = (scores - scores.nanmean(1, keepdim=True)).nan_to_num(0.0)  # (K, M)
+        targets = scores.T[None] if len(self.points) == 1 else scores[..., None]  # (G, M, K or 1)
+        rows = self.points[:, :num]
+        rows = rows - rows.mean(1, keepdim=True)
+        if self._is_dual:
+            gram = self.gram[:, :num, :num]
+            mean = gram.mean(1, keepdim=True)
+            dual = self._solved(gram - mean - mean.mT + mean.mean(2, keepdim=True), targets, rows)
+            slopes = dual.mT @ rows
+        else:
+            slopes = self._solved(rows.mT @ rows, rows.mT @ targets, rows).mT
+        d, _, e = self.features.shape  # slopes are (1, K, d * e) or (K, 1, d * e)
+        slopes = slopes.reshape(-1, d, e)
+        # Contiguous, for those that read it symbol by symbol.
         return torch.einsum("kde,dne->kdn", slopes, self.features).contiguous()
+
+    def _solved(self, gram: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
+        penalty = self.ridge * rows.square().sum(2).mean(1)
+        gram.diagonal(dim1=1, dim2=2).add_(penalty.clamp_min(1e-6)[:, None])
+        return torch.cholesky_solve(targets, torch.linalg.cholesky(gram))
 
 
 def symbol_features(space: LatentSpace) -> Tensor:
     """Return the first principal components of what symbols stand for, `(d, n, e)`."""
     sizes = torch.tensor(space.mode_sizes)
     symbols = torch.arange(int(sizes.max()))[:, None].minimum(sizes - 1)  # (n, d)
-    embedding = space.embed(symbols.to(space.prior[0].device)).float()  # (n, d, e)
+    embedding = space.embed(symbols.to(space.prior[0].device)).detach().float()  # (n, d, e)
     embedding = embedding - embedding.mean(0)
-    most = min(_MOST, max(1, _NUM_FEATURES // len(sizes)))
-    if embedding.shape[2] > most:
+    if embedding.shape[2] > _LARGEST:
         flat = embedding.flatten(0, 1)
         _, vectors = torch.linalg.eigh(flat.T @ flat)
-        embedding = embedding @ vectors[:, -most:]
+        embedding = embedding @ vectors[:, -_NUM_FEATURES:]
     return embedding.transpose(0, 1).contiguous()

@@ -91,10 +91,11 @@ def _check_takes_batch(optimizer: Callable[..., Optimizer], batch: int) -> None:
     if "batch" in takes or Parameter.VAR_KEYWORD in {one.kind for one in takes.values()}:
         return
     name = getattr(getattr(optimizer, "func", optimizer), "__name__", str(optimizer))
-    known = ", ".join(one for one in takes if one not in ("space", "archive"))
+    known = ", ".join(one for one in takes if one not in ("space", "archive", "seed"))
+    advice = f", which takes {known}: give it these by `functools.partial`" if known else ""
     raise ValueError(
         f"Argument `batch` must be None for an optimizer that does not take it, but got {batch} "
-        f"for {name}, which takes {known}: give it these by `functools.partial`."
+        f"for {name}{advice}."
     )
 
 

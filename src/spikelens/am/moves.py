@@ -26,7 +26,7 @@ class Moves:
         self.uniform = (is_symbol / sizes[:, None]).to(device)
         self.prior = torch.zeros(len(sizes), largest, device=device)
         for row, share in zip(self.prior, space.prior, strict=True):
-            row[: len(share)] = share
+            row[: len(share)] = share.detach()
         # Modes with the same kernel share one: (number of kernels, n, n), padded with zeros.
         kernels = [space.neighbours(mode) for mode in range(len(sizes))]
         distinct = list({id(kernel): kernel for kernel in kernels}.values())
@@ -34,7 +34,7 @@ class Moves:
         self.kernel_of_mode = torch.tensor([number[id(k)] for k in kernels], device=device)
         self.kernels = torch.zeros(len(distinct), largest, largest, device=device)
         for place, kernel in enumerate(distinct):
-            self.kernels[place, : len(kernel), : len(kernel)] = kernel
+            self.kernels[place, : len(kernel), : len(kernel)] = kernel.detach()
 
     def masses(self, tilts: Tensor, elites: Tensor) -> Tensor:
         """Return the sum of each kind's tilted distribution, and the tilt of the symbol kept.
@@ -62,14 +62,13 @@ class Moves:
             `(K,)`, the root of the mean variance over modes.
         """
         if compiler_of(values.device.type) == "numba":
-            compiled = import_module("spikelens.kernels.tilted_train_numba")
+            compiled = import_module("spikelens.kernels.moves_numba")
             of_mode = self.kernel_of_mode
             found: Tensor = compiled.deviation(values, points.contiguous(), self.kernels, of_mode)
             return found
         near = self.kernels[self.kernel_of_mode, points]  # (K, d, n)
-        mean = (near * values).sum(2)
-        variance = (near * values.square()).sum(2) - mean.square()
-        return variance.clamp_min(0.0).mean(1).sqrt()
+        mean = (near * values).sum(2, keepdim=True)
+        return (near * (values - mean).square()).sum(2).mean(1).sqrt()
 
     def _near(self, values: Tensor) -> Tensor:
         """Return the mean of values over each symbol's neighbours, `(K, d, n)`."""
@@ -96,7 +95,8 @@ class Moves:
             parents: Symbols that mutate, int64 `(M,)`.
             modes: Their modes, int64 `(M,)`.
             tilts: Weight of each symbol there, `(M, n)`, positive.
-            by: What decides, `(M,)`: numbers drawn from [0, 1).
+            by: What decides, `(M,)`: numbers drawn from [0, 1 - 4 eps], as running sums are
+                rounded.
 
         Returns:
             int64 `(M,)`.

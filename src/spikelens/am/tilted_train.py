@@ -6,7 +6,7 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from spikelens.am.moves import Moves
+from spikelens.am.moves import KEEP, Moves
 from spikelens.kernels.scan import compiler_of
 
 
@@ -26,7 +26,7 @@ class TiltedTrain:
         order: Path through the modes, int64 `(d,)`.
         elites: Multi-indices int64 `(K, R, d)`.
         weights: Probability w of each elite, `(K, R)`, rows sum to 1.
-        tilts: Weight u of each symbol, `(K, d, n)`, positive.
+        tilts: Weight u of each symbol, `(K, d, n)`, positive; None for 1, where all are plain.
         num_plain: Proposals without the second factor; they come first.
         mutation: mu of each proposal, `(K, b)`, in [0, 1].
         switch: chi of each proposal, `(K, b)`, in [0, 1].
@@ -37,12 +37,13 @@ class TiltedTrain:
     order: Tensor
     elites: Tensor
     weights: Tensor
-    tilts: Tensor
+    tilts: Tensor | None
     num_plain: int
     mutation: Tensor
     switch: Tensor
     mix: Tensor
 
+    @torch.no_grad()
     def draw(self, random: torch.Generator) -> Tensor:
         """Draw one multi-index for each proposal, exactly: int64 `(K, b, d)`.
 
@@ -60,33 +61,46 @@ class TiltedTrain:
         return self.draw_in_torch(draws)
 
     def draw_compiled(self, draws: Tensor) -> Tensor:
-        """Draw by numbers in [0, 1), `(3, K, b, d)`: of elites, of mutations, of symbols."""
+        """Draw by numbers `(3, K, b, d)`: for elites, mutations and symbols.
+
+        They lie in [0, 1 - 4 eps], as the running sums that they are compared with are rounded.
+        """
         compiled = import_module("spikelens.kernels.tilted_train_numba")
         moves = self.moves
-        parts = (self.elites, self.weights, self.tilts, self.mutation, self.switch, self.mix)
-        fixed = (moves.kernels, moves.kernel_of_mode, moves.prior, moves.uniform, self.order)
+        # Where no symbol is weighted, the weights are not read.
+        tilts = moves.uniform[None] if self.tilts is None else self.tilts
+        train = (self.order, self.elites, self.weights, tilts)
+        rates = (self.mutation, self.switch, self.mix)
+        fixed = (moves.kernels, moves.kernel_of_mode, moves.prior, moves.uniform)
         out = torch.empty(draws.shape[1:], dtype=torch.int64)
-        contiguous = [part.contiguous() for part in (*parts, *fixed, draws)]
-        compiled.draw(self.num_plain, *contiguous, out=out)
+        compiled.draw(
+            tuple(part.contiguous() for part in (*train, *rates)),
+            tuple(part.contiguous() for part in fixed),
+            self.num_plain,
+            draws,
+            out,
+        )
         return out
 
     def draw_in_torch(self, draws: Tensor) -> Tensor:
-        """Draw the same by the same numbers, on any device."""
+        """Draw by the same numbers on any device: the same up to rounding at a border."""
         masses = self._masses()  # (4, d, K, b, R)
         of_elites, of_kinds, of_symbols = draws.unbind(0)
         path = of_elites.permute(2, 0, 1)
-        followed = _follow(masses.sum(0)[self.order], self.weights, self.switch, path)
+        # An elite without weight is no state; left in, it could drown the others in rounding.
+        emissions = masses.sum(0)[self.order].where(self.weights[:, None] > 0.0, 0.0)
+        followed = _follow(emissions, self.weights, self.switch, path)
         states = torch.empty_like(followed)
         states[self.order] = followed  # path -> position in the latent
         masses = masses.gather(4, states.expand(4, *states.shape)[..., None]).squeeze(4)
         drawn = torch.empty_like(path)
         drawn[self.order] = of_kinds.permute(2, 0, 1)
-        kinds = _places(masses.movedim(0, -1), drawn).permute(1, 2, 0) - 1  # (K, b, d)
+        kinds = _places(masses.movedim(0, -1), drawn).permute(1, 2, 0) + KEEP  # (K, b, d)
         symbols = self.elites.gather(1, states.permute(1, 2, 0))
         # To look for those that mutate makes the host wait for the device; but they are few.
-        neurons, proposals, modes = places = (kinds >= 0).nonzero(as_tuple=True)
+        neurons, proposals, modes = places = (kinds != KEEP).nonzero(as_tuple=True)
         is_tilted = self._is_tilted()[proposals, None]
-        weights = self.tilts[neurons, modes].where(is_tilted, 1.0)
+        weights = self._weights_of_symbols()[neurons, modes].where(is_tilted, 1.0)
         steps = torch.empty_like(self.order)
         steps[self.order] = torch.arange(len(steps), device=steps.device)
         by = of_symbols[neurons, proposals, steps[modes]]
@@ -94,11 +108,21 @@ class TiltedTrain:
         return symbols
 
     def _is_tilted(self) -> Tensor:
-        return torch.arange(self.switch.shape[1], device=self.tilts.device) >= self.num_plain
+        return torch.arange(self.switch.shape[1], device=self.switch.device) >= self.num_plain
+
+    def _weights_of_symbols(self) -> Tensor:
+        if self.tilts is not None:
+            return self.tilts
+        even = torch.ones_like(self.moves.uniform)
+        return even.expand(len(self.elites), *even.shape)
 
     def _masses(self) -> Tensor:
         """Return the mass of keeping a symbol and of each kind of mutation, `(4, d, K, b, R)`."""
-        sums = self.moves.masses(self.tilts, self.elites).permute(0, 2, 1, 3).unsqueeze(3)
+        sums = (
+            self.moves.masses(self._weights_of_symbols(), self.elites)
+            .permute(0, 2, 1, 3)
+            .unsqueeze(3)
+        )
         mutation = self.mutation[..., None]  # (K, b, 1)
         shares = torch.stack([1.0 - mutation, *(share * mutation for share in self.mix)])
         return shares[:, None] * sums.where(self._is_tilted()[:, None], 1.0)
@@ -108,7 +132,7 @@ def _follow(emissions: Tensor, weights: Tensor, switch: Tensor, draws: Tensor) -
     """Draw the elite that each step of the path follows, int64 `(d, K, b)`.
 
     Args:
-        emissions: c, `(d, K, b, R)`, positive.
+        emissions: c, `(d, K, b, R)`; 0 for elites without weight.
         weights: `(K, R)`.
         switch: `(K, b)`.
         draws: `(d, K, b)`.

@@ -22,9 +22,9 @@ class EliteTT(Optimizer):
     the space's order: it keeps a run of one elite, switches to another (drawn by rank) with
     probability chi, and mutates a symbol with probability mu, to a neighbour symbol, a draw from
     the prior, or a uniform draw. The second has rank 1: `exp(eta f(x))`, where the additive model f
-    of `spikelens.am.additive_model` is fitted to all evaluated points. Their product is a train of
-    rank R again, and is sampled exactly, by one sweep for its right interfaces and one for the
-    symbols. Each proposal draws its own mu and chi, so that bold and timid ones come in every
+    of `spikelens.am.additive_model` is fitted to the last evaluated points. Their product is a
+    train of rank R again, and is sampled exactly, by one sweep for its right interfaces and one for
+    the symbols. Each proposal draws its own mu and chi, so that bold and timid ones come in every
     round. Some proposals are not tilted, so that the model sees what it would not have proposed.
 
     Args:
@@ -74,7 +74,6 @@ class EliteTT(Optimizer):
         self.order = space.order.to(self.device)
         self.model = AdditiveModel(space, self.num_neurons, device=self.device)
         self.moves = Moves(space, self.device)
-        self.even = self.moves.uniform.new_ones(self.num_neurons, *self.moves.uniform.shape)
         self._has_elites = False
 
     def watch(self, points: Tensor, scores: Tensor) -> None:
@@ -84,14 +83,16 @@ class EliteTT(Optimizer):
 
     def _propose(self) -> Tensor:
         elites = self.archive.indices[:, : self.num_elites]
-        is_learned = self.tilt > 0.0 and self.model.num_seen >= _NUM_LEARNED
+        is_tilted = (
+            self.tilt > 0.0 and self.num_plain < self.batch and self.model.num_seen >= _NUM_LEARNED
+        )
         train = TiltedTrain(
             self.moves,
             self.order,
             elites,
             self._weights(),
-            self._tilts(elites[:, 0]) if is_learned else self.even,
-            self.num_plain if is_learned else self.batch,
+            self._tilts(elites[:, 0]) if is_tilted else None,
+            self.num_plain if is_tilted else self.batch,
             self._around(self.mutation),
             self._around(self.switch),
             self.mix,

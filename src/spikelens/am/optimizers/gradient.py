@@ -32,7 +32,7 @@ class Gradient(Optimizer):
 
     The budget counts the images that are shown. Beyond that, the gradient shows each proposal once
     more, forward and backward, which is not counted: compare wall time too. Under a rate code it
-    sees the noise of the showing before, another in each round.
+    sees the noise of the showing before, another in each round where repeats go on.
 
     Args:
         space: See `Optimizer`; a `DifferentiableGenerator`.
