@@ -155,7 +155,8 @@ def test_who_cannot_encode_says_how_to_do_without(build, tiny_network):
 def test_neurons_are_probed_through_it(build, num_starts, tiny_network, natural):
     generator = build()
     neurons = [Neuron("conv1", 0), Neuron("fc1", 5)]
-    plan = SearchPlan(budget=20, num_starts=num_starts, chunk=16)
+    # In bfloat16 the best few are shown again, and another may be best.
+    plan = SearchPlan(budget=20, num_starts=num_starts, chunk=16, precision="float32")
     probe = probe_neurons(tiny_network, generator, neurons, natural, EliteTT, plan)
     drawn = generator.decode(probe.search.indices)
     torch.testing.assert_close(probe.stimuli, drawn)
