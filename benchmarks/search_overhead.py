@@ -7,10 +7,10 @@ For 1, 10 and 40 neurons on the codes of a VQ-VAE (64 modes of 512) and the grid
 modes of 64), pooled: milliseconds a round of ask, of watch and tell, and of `Archive.add`,
 microseconds a proposed image, and the share of the loop where each image is also drawn and shown to
 a network: the shipped classifier of shapes, and the paper's `csnn` of 16 time steps with random
-weights. Search and objective take turns; an image's time is the least of all turns, which other work
-disturbs least, the search's the mean of all rounds, as its model is not fitted in every round. Scores are random, so that elites change each round. Of a round's images --images
-at most
-are shown, and their time scaled. The table is Markdown.
+weights. Search and objective take turns; an image's time is the least of all turns, which other
+work disturbs least, the search's the mean of all rounds, as its model is not fitted in every round.
+Scores are random, so that elites change each round. Of a round's images --images at most are shown,
+and their time scaled. The table is Markdown.
 """
 
 import argparse
