@@ -60,6 +60,8 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=300)
     parser.add_argument("--out", type=Path, default=Path("outputs/generators.png"))
     args = parser.parse_args()
+    if args.out.suffix != ".png":
+        parser.error(f"--out must be a .png file, but got {args.out}")
     trained, generators = load_trained(args.ckpt, args.natural), load(args.generators)
     network, natural = trained.network, trained.natural
     first, layers = next(iter(generators.values())), args.layers.split(",")
