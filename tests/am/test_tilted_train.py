@@ -99,3 +99,11 @@ def test_an_elite_without_weight_leaves_the_draw_as_it_is(how):
     # Modes are independent: standard error at most .5 / sqrt(2.4e5) = .0010; 5 sigma.
     share = torch.bincount(found.flatten(), minlength=3) / found.numel()
     torch.testing.assert_close(share, wanted / wanted.sum(), atol=0.0051, rtol=0)
+
+
+@compiled
+def test_without_weights_of_symbols_all_are_plain():
+    given = vars(train_of((4, 4), num_plain=200))
+    draws = draws_for(TiltedTrain(**given), 0)
+    bare = TiltedTrain(**{**given, "tilts": None, "num_plain": 0})
+    assert torch.equal(bare.draw_compiled(draws), TiltedTrain(**given).draw_compiled(draws))

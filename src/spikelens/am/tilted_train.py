@@ -67,8 +67,9 @@ class TiltedTrain:
         """
         compiled = import_module("spikelens.kernels.tilted_train_numba")
         moves = self.moves
-        # Where no symbol is weighted, the weights are not read.
+        # Where all are plain no weight is read.
         tilts = moves.uniform[None] if self.tilts is None else self.tilts
+        num_plain = draws.shape[2] if self.tilts is None else self.num_plain
         train = (self.order, self.elites, self.weights, tilts)
         rates = (self.mutation, self.switch, self.mix)
         fixed = (moves.kernels, moves.kernel_of_mode, moves.prior, moves.uniform)
@@ -76,7 +77,7 @@ class TiltedTrain:
         compiled.draw(
             tuple(part.contiguous() for part in (*train, *rates)),
             tuple(part.contiguous() for part in fixed),
-            self.num_plain,
+            num_plain,
             draws,
             out,
         )
@@ -118,11 +119,8 @@ class TiltedTrain:
 
     def _masses(self) -> Tensor:
         """Return the mass of keeping a symbol and of each kind of mutation, `(4, d, K, b, R)`."""
-        sums = (
-            self.moves.masses(self._weights_of_symbols(), self.elites)
-            .permute(0, 2, 1, 3)
-            .unsqueeze(3)
-        )
+        sums = self.moves.masses(self._weights_of_symbols(), self.elites)  # (4, K, d, R)
+        sums = sums.permute(0, 2, 1, 3).unsqueeze(3)
         mutation = self.mutation[..., None]  # (K, b, 1)
         shares = torch.stack([1.0 - mutation, *(share * mutation for share in self.mix)])
         return shares[:, None] * sums.where(self._is_tilted()[:, None], 1.0)
