@@ -50,10 +50,10 @@ def found(
         drawn: The K neurons.
         codes: Natural images of each neuron to start from, `(K, m, d)`.
         args: See `main`.
-        setting: Images for each neuron; neurons in a pool, 1 for each alone; tilt of `EliteTT`.
+        setting: Images for each neuron; neurons in a pool, 1 for each alone; guidance of `EliteTT`.
     """
-    budget, pool, tilt = setting
-    optimizer = partial(EliteTT, batch=args.batch, tilt=tilt)
+    budget, pool, guidance = setting
+    optimizer = partial(EliteTT, batch=args.batch, guidance=guidance)
     best = []
     pools = torch.arange(len(drawn.neurons)).split(len(drawn.neurons) if pool == 1 else pool)
     for seed in range(args.seeds):
@@ -80,7 +80,7 @@ def main() -> None:
     add_options(parser, neurons=32, natural=1000, below=0.8)
     parser.add_argument("--budgets", default="20,50,100,300,1000", help="images for each neuron")
     parser.add_argument("--pools", default="1,4,32", help="neurons in a pool; 1: each alone")
-    parser.add_argument("--tilts", default="2,0", help="of the search; 0: no model")
+    parser.add_argument("--guidances", default="2,0", help="of the search; 0: no model")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--starts", type=int, default=8)
     parser.add_argument("--batch", type=int, default=10)
@@ -94,18 +94,18 @@ def main() -> None:
     codes = torch.cat([generator.encode(unit_range(part)) for part in parts])[places]
     budgets = [int(budget) for budget in args.budgets.split(",")]
     print(f"{len(drawn.neurons)} neurons, {args.seeds} seeds, natural {drawn.best.mean():.3f}\n")
-    print("| tilt | neurons in a pool |" + "".join(f" {budget} |" for budget in budgets))
+    print("| guidance | neurons in a pool |" + "".join(f" {budget} |" for budget in budgets))
     print("|---|---|" + "---|" * len(budgets))
-    for tilt in (float(tilt) for tilt in args.tilts.split(",")):
+    for guidance in (float(number) for number in args.guidances.split(",")):
         alone: dict[int, Tensor] = {}
         for pool in (int(pool) for pool in args.pools.split(",")):
             cells = []
             for budget in budgets:
-                value = found(trained, generator, drawn, codes, args, (budget, pool, tilt))
+                value = found(trained, generator, drawn, codes, args, (budget, pool, guidance))
                 gain = value - alone.setdefault(budget, value)
                 error = float(gain.std() / len(gain) ** 0.5)
                 cells.append(f"{value.mean():.3f} ({gain.mean():+.3f} ± {error:.3f})")
-            print(f"| {tilt:g} | {pool} | " + " | ".join(cells) + " |", flush=True)
+            print(f"| {guidance:g} | {pool} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -59,15 +59,16 @@ class Method:
 
 # Parts of the champion, each switched off or set otherwise, one at a time.
 ABLATIONS: dict[str, dict[str, Any]] = {
-    "no model": {"tilt": 0.0},
+    "no model": {"guidance": 0.0},
+    "additive model": {"is_pairwise": False},
     "model alone": {"explore": 0.0},
     "no switching": {"switch": 0.0},
-    "no mutation": {"mutations": 0.0},
+    "no mutation": {"mutations": 0.0, "guided_mutations": 0.0},
     "one elite": {"num_elites": 1},
-    "no neighbours": {"mix": (0.0, 0.5, 0.5)},
-    "no prior": {"mix": (0.75, 0.0, 0.25)},
-    "nothing uniform": {"mix": (0.75, 0.25, 0.0)},
-    "one rate for all": {"spread": 0.0},
+    "all timid": {"guided_mutations": 1.5},
+    "all bold": {"mutations": 8.0},
+    "no look-alikes": {"near": 0.0},
+    "look-alikes alone": {"near": 1.0},
     "batch of 25": {"batch": 25},
 }
 

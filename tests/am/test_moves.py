@@ -1,7 +1,7 @@
 import torch
 
 from spikelens.am.box import Box
-from spikelens.am.moves import Moves
+from spikelens.am.moves import KEEP, NEIGHBOUR, PRIOR, UNIFORM, Moves
 
 SIZES = (3, 2)
 PRIORS = [torch.tensor([0.2, 0.3, 0.5]), torch.tensor([0.9, 0.1])]
@@ -19,31 +19,20 @@ def shares_of(kind, parent, mode):
     return (near, PRIORS[mode], torch.full((size,), 1 / size))[kind]
 
 
-def test_masses_are_sums_of_tilted_distributions():
-    tilts = torch.rand(1, 2, 3, generator=torch.Generator().manual_seed(0)) + 0.1
-    elites = torch.tensor([[[0, 1], [2, 0]]])
-    masses = moves().masses(tilts, elites)
-    for s, elite in enumerate(elites[0].tolist()):
-        for mode, parent in enumerate(elite):
-            own = tilts[0, mode, : SIZES[mode]]
-            torch.testing.assert_close(masses[0, 0, mode, s], own[parent])
-            for kind in range(3):
-                wanted = (shares_of(kind, parent, mode) * own).sum()
-                torch.testing.assert_close(masses[1 + kind, 0, mode, s], wanted)
-
-
-def test_draws_follow_tilted_distributions():
+def test_mutations_follow_their_distributions():
     num, random = 50_000, torch.Generator().manual_seed(0)
-    tilt = torch.tensor([1.0, 4.0, 0.5])
     for mode, parent in ((0, 1), (1, 0)):
-        for kind in range(3):
-            full = [torch.full((num,), value) for value in (kind, parent, mode)]
-            by = torch.rand(num, generator=random)
-            drawn = moves().draw(*full, tilt.expand(num, 3), by)
-            wanted = shares_of(kind, parent, mode) * tilt[: SIZES[mode]]
-            found = torch.bincount(drawn, minlength=SIZES[mode]) / num
+        for kind in (NEIGHBOUR, PRIOR, UNIFORM):
+            parents = torch.zeros(1, num, 2, dtype=torch.int64)
+            parents[..., mode] = parent
+            kinds = torch.full_like(parents, KEEP)
+            kinds[..., mode] = kind
+            drawn = moves().mutate(parents, kinds, random)[0]
+            found = torch.bincount(drawn[:, mode], minlength=SIZES[mode]) / num
             # Standard error at most .5 / sqrt(5e4) = .0022; 5 sigma.
-            torch.testing.assert_close(found, wanted / wanted.sum(), atol=0.011, rtol=0)
+            wanted = shares_of(kind, parent, mode)
+            torch.testing.assert_close(found, wanted, atol=0.011, rtol=0)
+            assert not drawn[:, 1 - mode].any()  # kept
 
 
 def test_deviation_is_that_of_neighbours():

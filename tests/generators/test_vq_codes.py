@@ -81,6 +81,12 @@ def test_the_generator_walks_its_own_map(vqvae):
     assert torch.equal(VQCodes(vqvae).order, boustrophedon(3))
 
 
+def test_relations_are_the_pairs_of_its_own_map(vqvae):
+    beside, below = VQCodes(vqvae).relations
+    assert beside.tolist() == [[0, 1], [1, 2], [3, 4], [4, 5], [6, 7], [7, 8]]
+    assert below.tolist() == [[0, 3], [1, 4], [2, 5], [3, 6], [4, 7], [5, 8]]
+
+
 def test_neighbours_look_alike(vqvae):
     generator = VQCodes(vqvae)
     kernel = generator.neighbours(0)

@@ -14,6 +14,9 @@ class LatentSpace(Protocol):
         mode_sizes: Number of symbols n_j of each of the d modes.
         order: A path through the modes, int64 `(d,)`: modes that are neighbours in the image are
             neighbours on the path.
+        relations: Optional. Groups of pairs of modes that stand in the same relation, each int64
+            `(m, 2)`: one right of the other in the image, say. Then what a symbol stands for must
+            not depend on its mode: what is learned at one place is believed of all others.
         prior: For each mode how often each symbol occurs for natural images, `(n_j,)`, sum 1.
     """
 

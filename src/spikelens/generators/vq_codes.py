@@ -25,6 +25,7 @@ class VQCodes(nn.Module):
         self.image_shape = vqvae.images.image_shape
         self.mode_sizes = (num_codes,) * num_positions
         self.order = boustrophedon(side)
+        self.relations = beside_and_below(side)
         counts = vqvae.prior.place_counts + smoothing
         self.prior = list(counts / counts.sum(1, keepdim=True))
         self._kernel = codebook_kernel(vqvae.codebook.vectors)
@@ -82,6 +83,21 @@ def boustrophedon(side: int) -> Tensor:
     rows = torch.arange(side * side).view(side, side)
     rows[1::2] = rows[1::2].flip(1)
     return rows.flatten()
+
+
+def beside_and_below(side: int) -> list[Tensor]:
+    """Pair each position of a `(side, side)` map with the one to its right, and the one below.
+
+    Returns:
+        Two groups of pairs in row-major numbering, each int64 `(side * (side - 1), 2)`.
+
+    >>> [pairs.tolist() for pairs in beside_and_below(2)]
+    [[[0, 1], [2, 3]], [[0, 2], [1, 3]]]
+    """
+    places = torch.arange(side * side).view(side, side)
+    beside = torch.stack([places[:, :-1], places[:, 1:]], 2)
+    below = torch.stack([places[:-1], places[1:]], 2)
+    return [beside.flatten(0, 1), below.flatten(0, 1)]
 
 
 def codebook_kernel(vectors: Tensor, num_near: int = 8) -> Tensor:

@@ -29,10 +29,18 @@ def one_power_of_two(sizes):
     return len(set(sizes)) == 1 and sizes[0] in (2, 4, 8)
 
 
+def elite_tt_with_relations(space, archive, **settings):
+    """Search a space of which each mode stands beside the next."""
+    places = torch.arange(len(space.mode_sizes))
+    space.relations = [torch.stack([places[:-1], places[1:]], 1)]
+    return EliteTT(space, archive, **settings)
+
+
 # An optimizer, or a pair of one and of which mode sizes it takes; all, where nothing is said.
 OPTIMIZERS = {
     "cma": Cma,
     "elite_tt": EliteTT,
+    "elite_tt with relations": elite_tt_with_relations,
     "genetic": Genetic,
     "random": RandomSearch,
     "surrogate_tt": SurrogateTT,

@@ -10,6 +10,7 @@ from spikelens.am.archive import Archive
 from spikelens.am.box import Box
 from spikelens.am.maximize import maximize
 from spikelens.am.optimizers.elite_tt import EliteTT
+from spikelens.am.symbol_features import symbol_features
 
 KERNEL = torch.tensor([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.1, 0.9, 0.0]])
 PRIORS = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]])
@@ -26,6 +27,18 @@ def archive_of(elites, capacity=4):
     return archive
 
 
+def model_of(slopes):
+    """A model that knows the slopes `(K, d, e)` and need not learn."""
+
+    def everywhere(points):
+        return slopes[:, None].expand(-1, points.shape[1], -1, -1)
+
+    features = symbol_features(three_symbols())
+    return SimpleNamespace(
+        num_seen=100, num_fits=1, fit=lambda: None, slopes=everywhere, features=features
+    )
+
+
 def frequencies(optimizer, rounds=1):
     asked = []
     for _ in range(rounds):
@@ -36,12 +49,9 @@ def frequencies(optimizer, rounds=1):
     return torch.bincount(places, minlength=27) / len(indices)
 
 
-def dense_train(archive, order, weights, mu, chi, mix):
+def dense_train(archive, order, weights, mu, chi, near):
     """The elite train as a whole tensor, modes in the latent's order."""
-    kernels = [
-        (1 - mu) * torch.eye(3) + mu * (mix[0] * KERNEL + mix[1] * PRIORS[j] + mix[2] / 3)
-        for j in order
-    ]
+    kernels = [(1 - mu) * torch.eye(3) + mu * (near * KERNEL + (1 - near) / 3)] * 3
     path = torch.tensor(order)
     cores = tensor_train.elite_cores(
         archive.indices[:, :3, path],
@@ -53,10 +63,9 @@ def dense_train(archive, order, weights, mu, chi, mix):
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
-@pytest.mark.parametrize("is_tilted", [False, True])
-def test_samples_follow_the_dense_train(order, is_tilted):
+def test_plain_proposals_follow_the_dense_train(order):
     archive = archive_of([[0, 1, 2], [2, 2, 0], [1, 0, 0]])
-    mu, chi, mix = 0.4, 0.3, (0.5, 0.3, 0.2)
+    mu, chi, near = 0.4, 0.3, 0.6
     optimizer = EliteTT(
         three_symbols(order),
         archive,
@@ -64,51 +73,76 @@ def test_samples_follow_the_dense_train(order, is_tilted):
         num_elites=3,
         switch=chi,
         mutations=3 * mu,
-        mix=mix,
-        spread=0.0,
-        tilt=0.7,
-        explore=0.0,
+        near=near,
+        guidance=0.0,
     )
-    expected = dense_train(archive, order, optimizer._weights(), mu, chi, mix)
-    if is_tilted:
-        values = torch.randn(1, 3, 3, generator=torch.Generator().manual_seed(0))
-        optimizer.model = SimpleNamespace(num_seen=100, table=lambda: values)
-        eta = 0.7 / optimizer.moves.deviation(values, archive.indices[:, 0])
-        a, b, c = (eta * values[0]).exp()
-        expected = expected * torch.einsum("i,j,k->ijk", a, b, c)
-        expected /= expected.sum()
+    expected = dense_train(archive, order, optimizer._weights(), mu, chi, near)
     # Standard error of a frequency is at most sqrt(.25 / 2e5) = .0011; 27 cells, 5 sigma.
     found = frequencies(optimizer)
     torch.testing.assert_close(found, expected.flatten(), atol=0.0056, rtol=0)
 
 
-def test_what_is_explored_is_not_tilted():
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_guided_proposals_follow_the_chain_and_then_the_model(order):
+    archive = archive_of([[0, 1, 2], [2, 2, 0]])
+    chi, mu, near = 0.3, 0.4, 0.6
+    optimizer = EliteTT(
+        three_symbols(order),
+        archive,
+        batch=200_000,
+        num_elites=3,
+        switch=chi,
+        guided_mutations=3 * mu,
+        near=near,
+        guidance=0.7,
+        explore=0.0,
+    )
+    slopes = torch.tensor([[[1.0, 0.0, 2.0], [0.5, 1.0, 0.0], [0.0, 0.0, 1.0]]])
+    optimizer.model = model_of(slopes)
+    promises = torch.einsum("de,dne->dn", slopes[0], optimizer.guided_moves.features)
+    eta = 0.7 / optimizer.moves.deviation(promises[None], archive.indices[:, 0])
+    parents = dense_train(archive, order, optimizer._weights(), 0.0, chi, near)
+    expected = torch.zeros(3, 3, 3)
+    for parent in parents.nonzero().tolist():
+        rows = []
+        for mode, own in enumerate(parent):
+            gains = (eta * (promises[mode] - promises[mode, own])).exp()
+            row = mu * (near * KERNEL[own] + (1 - near) / 3) * gains
+            row[own] += 1 - mu
+            rows.append(row / row.sum())
+        expected += parents[tuple(parent)] * torch.einsum("i,j,k->ijk", *rows)
+    # As above.
+    found = frequencies(optimizer)
+    torch.testing.assert_close(found, expected.flatten(), atol=0.0056, rtol=0)
+
+
+def test_what_is_explored_is_not_guided():
     archive = archive_of([[0, 0, 0]])
     optimizer = EliteTT(
-        three_symbols(), archive, batch=40_000, mutations=3.0, spread=0.0, explore=0.5
+        three_symbols(), archive, batch=40_000, mutations=3.0, guided_mutations=3.0, explore=0.5
     )
     likes_two = torch.zeros(1, 3, 3)
     likes_two[..., 2] = 1.0
-    optimizer.model = SimpleNamespace(num_seen=100, table=lambda: likes_two)
-    explored, tilted = optimizer.ask()[0].split(20_000)
-    base = 0.6 * KERNEL[0, 2] + 0.2 * PRIORS[:, 2] + 0.2 / 3
+    optimizer.model = model_of(likes_two)
+    explored, guided = optimizer.ask()[0].split(20_000)
     # Standard error at most sqrt(.25 / 2e4) = .0035; 5 sigma.
     shares = (explored == 2).float().mean(0)
-    torch.testing.assert_close(shares, base, atol=0.018, rtol=0)
-    assert ((tilted == 2).float().mean(0) > shares + 0.1).all()
+    base = 0.75 * KERNEL[0, 2] + 0.25 / 3
+    torch.testing.assert_close(shares, base.expand(3), atol=0.018, rtol=0)
+    assert ((guided == 2).float().mean(0) > shares + 0.1).all()
 
 
 def test_a_pool_learns_what_symbols_add():
     """Eight additive functions at once: what is shown for one teaches the models of all."""
     values = torch.randn(8, 20, 12, generator=torch.Generator().manual_seed(0))
 
-    def share(tilt):
+    def share(guidance):
         found = maximize(
             lambda points: values[:, torch.arange(20), points].sum(-1).T,
             [12] * 20,
             150,
             num_functions=8,
-            optimizer=partial(EliteTT, tilt=tilt),
+            optimizer=partial(EliteTT, guidance=guidance),
         )
         return float((found.activations / values.amax(2).sum(1)).mean())
 
@@ -117,11 +151,13 @@ def test_a_pool_learns_what_symbols_add():
     assert share(0.0) < 0.80
 
 
-def test_without_switch_and_mutation_elites_come_back():
+@pytest.mark.parametrize("explore", [0.0, 0.5, 1.0])
+def test_without_switch_and_mutation_elites_come_back(explore):
     elites = [[0, 1, 2], [2, 2, 0]]
     optimizer = EliteTT(
-        three_symbols(), archive_of(elites), batch=50, switch=0.0, mutations=0.0, spread=0.0
+        three_symbols(), archive_of(elites), batch=50, switch=0.0, mutations=0.0, explore=explore
     )
+    optimizer.model = model_of(torch.ones(1, 3, 3))
     asked = {tuple(index) for index in optimizer.ask()[0].tolist()}
     assert asked == {tuple(elite) for elite in elites}
 
@@ -132,8 +168,7 @@ def test_full_uniform_mutation_is_random_search():
         archive_of([[0, 0, 0]]),
         batch=100_000,
         mutations=3.0,
-        mix=(0.0, 0.0, 1.0),
-        spread=0.0,
+        near=0.0,
     )
     # Standard error sqrt(1/27 * 26/27 / 1e5) = .0006; 27 cells, 5 sigma.
     expected = torch.full((27,), 1 / 27)
@@ -154,10 +189,10 @@ def test_an_empty_archive_samples_the_prior():
         ({"num_elites": 0}, "`num_elites` must be a positive integer, but got 0"),
         ({"switch": 1.5}, r"`switch` must lie in \[0, 1\], but got 1.5"),
         ({"mutations": -1.0}, "`mutations` must not be negative"),
-        ({"spread": -1.0}, "`spread` must not be negative"),
-        ({"tilt": -1.0}, "`tilt` must not be negative"),
+        ({"guided_mutations": -1.0}, "`guided_mutations` must not be negative"),
+        ({"guidance": -1.0}, "`guidance` must not be negative"),
         ({"explore": 2.0}, r"`explore` must lie in \[0, 1\]"),
-        ({"mix": (0.5, 0.5, 0.5)}, "`mix` must be three shares"),
+        ({"near": -0.5}, r"`near` must lie in \[0, 1\]"),
     ],
 )
 def test_misuse_is_named(arguments, says):

@@ -3,29 +3,29 @@
 import torch
 from torch import Tensor
 
-from spikelens.am.additive_model import AdditiveModel
 from spikelens.am.archive import Archive
-from spikelens.am.moves import Moves, check_mix
+from spikelens.am.guided_moves import GuidedMoves
+from spikelens.am.moves import Moves, draw_kinds
 from spikelens.am.optimizers.base import Optimizer
-from spikelens.am.tilted_train import TiltedTrain
+from spikelens.am.pairwise_model import PairwiseModel
 from spikelens.arguments import require_amounts, require_integers, require_shares
 from spikelens.generators.base import LatentSpace
 
-_NUM_LEARNED = 8  # points that the model must have seen before it tilts anything
-_LARGEST_TILT = 30.0  # of a symbol's logarithm; its exponential stays far inside a float
+_NUM_LEARNED = 8  # points that the model must have seen before it guides anything
 
 
 class EliteTT(Optimizer):
-    """Sample the product of two trains: one of the elites, and one of what was learned of symbols.
+    """Sample a train of the elites; let a model of what was shown guide the mutations.
 
-    The first is `tensor_train.elite_cores`, a hidden Markov chain over a neuron's R elites along
+    The train is `tensor_train.elite_cores`, a hidden Markov chain over a neuron's R elites along
     the space's order: it keeps a run of one elite, switches to another (drawn by rank) with
-    probability chi, and mutates a symbol with probability mu, to a neighbour symbol, a draw from
-    the prior, or a uniform draw. The second has rank 1: `exp(eta f(x))`, where the additive model f
-    of `spikelens.am.additive_model` is fitted to the last evaluated points. Their product is a
-    train of rank R again, and is sampled exactly, by one sweep for its right interfaces and one for
-    the symbols. Each proposal draws its own mu and chi, so that bold and timid ones come in every
-    round. Some proposals are not tilted, so that the model sees what it would not have proposed.
+    probability chi, and mutates a symbol with probability mu, to a look-alike or to any symbol. Its
+    right interfaces are constant, so that it is sampled by one sweep from left to right. Of most
+    proposals the mutations are guided: `spikelens.am.pairwise_model` is fitted to the last
+    evaluated points, expanded to first order around what the chain drew, and multiplies each
+    symbol's probability by `exp(eta * its promise)`; see `spikelens.am.guided_moves`. Guided
+    proposals may be bold; the plain ones are timid, and show the model what it would not have
+    proposed.
 
     Args:
         space: See `Optimizer`.
@@ -33,14 +33,16 @@ class EliteTT(Optimizer):
         seed: See `Optimizer`.
         batch: See `Optimizer`.
         num_elites: Elites R in the train, positive.
-        switch: Median of chi, in [0, 1].
-        mutations: Median of the expected number of mutated symbols a proposal, mu * d, not
-            negative.
-        mix: Shares of neighbour, prior and uniform mutations, not negative, sum 1.
-        spread: Standard deviation of the natural logarithm of a proposal's rates, not negative.
-        tilt: eta in units of 1 / the standard deviation of f over the neighbours of the best
-            elite's symbols, not negative; 0 for no model.
-        explore: Share of proposals that are not tilted, in [0, 1].
+        switch: chi, in [0, 1].
+        mutations: Expected number of mutated symbols of a plain proposal, mu * d, not negative.
+        guided_mutations: The same of a guided one, if the model promised nothing. None: 8 in a
+            space with relations, whose model learns from few points; else as `mutations`.
+        near: Share of mutations to a look-alike, in [0, 1].
+        guidance: eta in units of 1 / the standard deviation of the promises to look-alikes of the
+            best elite's symbols, not negative; 0 for no model.
+        explore: Share of proposals that are plain, in [0, 1], of a batch rounded to whole ones.
+            None: .3 in a space with relations, else .5.
+        is_pairwise: Whether the model has terms that are shared by all places; else it is additive.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -58,53 +60,84 @@ class EliteTT(Optimizer):
         num_elites: int = 20,
         switch: float = 0.2,
         mutations: float = 1.5,
-        mix: tuple[float, float, float] = (0.6, 0.2, 0.2),
-        spread: float = 0.7,
-        tilt: float = 2.0,
-        explore: float = 0.5,
+        guided_mutations: float | None = None,
+        near: float = 0.75,
+        guidance: float = 2.0,
+        explore: float | None = None,
+        is_pairwise: bool = True,
     ) -> None:
         super().__init__(space, archive, seed=seed, batch=batch)
-        _check(num_elites, switch, mutations, tuple(mix), spread, tilt, explore)
+        has_relations = bool(getattr(space, "relations", ()))
+        if guided_mutations is None:
+            guided_mutations = 8.0 if has_relations else mutations
+        if explore is None:
+            explore = 0.3 if has_relations else 0.5
+        require_integers(1, num_elites=num_elites)
+        require_shares(switch=switch, near=near, explore=explore)
+        require_amounts(mutations=mutations, guided_mutations=guided_mutations, guidance=guidance)
         self.num_elites = min(num_elites, archive.scores.shape[1])
-        self.switch, self.spread, self.tilt = switch, spread, tilt
-        self.num_plain = round(explore * batch)
-        self.num_modes = len(space.mode_sizes)
-        self.mutation = min(mutations / self.num_modes, 1.0)
-        self.mix = torch.tensor(mix, dtype=torch.float32, device=self.device)
+        self.switch, self.guidance = switch, guidance
+        self.num_plain = round(explore * batch) if guidance else batch
+        num_modes = len(space.mode_sizes)
+        self.rate, self.guided_rate = (
+            min(number / num_modes, 1.0) for number in (mutations, guided_mutations)
+        )
+        self.mix = torch.tensor([[near, 0.0, 1.0 - near]], device=self.device)
         self.order = space.order.to(self.device)
-        self.model = AdditiveModel(space, self.num_neurons, device=self.device)
+        self.model = PairwiseModel(
+            space, self.num_neurons, is_pairwise=is_pairwise, device=self.device
+        )
         self.moves = Moves(space, self.device)
+        self.guided_moves = GuidedMoves(self.moves, near, self.model.features)
         self._has_elites = False
 
     def watch(self, points: Tensor, scores: Tensor) -> None:
         """Let the model learn from all that was shown; see `Optimizer`."""
-        if self.tilt:
+        if self.num_plain < self.batch:
             self.model.add(points, scores)
 
     def _propose(self) -> Tensor:
-        elites = self.archive.indices[:, : self.num_elites]
-        is_tilted = (
-            self.tilt > 0.0 and self.num_plain < self.batch and self.model.num_seen >= _NUM_LEARNED
-        )
-        train = TiltedTrain(
-            self.moves,
-            self.order,
-            elites,
-            self._weights(),
-            self._tilts(elites[:, 0]) if is_tilted else None,
-            self.num_plain if is_tilted else self.batch,
-            self._around(self.mutation),
-            self._around(self.switch),
-            self.mix,
-        )
-        return self._or_sampled(train.draw(self.random))
+        parents = self._follow()
+        is_guided = self.num_plain < self.batch and self.model.num_seen >= _NUM_LEARNED
+        num_plain = self.num_plain if is_guided else self.batch
+        proposals = []
+        if num_plain:
+            proposals.append(self._mutated(parents[:, :num_plain]))
+        if is_guided:
+            proposals.append(self._guided(parents[:, num_plain:]))
+        return self._or_sampled(torch.cat(proposals, 1))
 
-    def _tilts(self, best: Tensor) -> Tensor:
-        """Return what the model multiplies each symbol's probability by, `(K, d, n)`."""
-        values = self.model.table()
-        eta = self.tilt / self.moves.deviation(values, best).clamp_min(1e-12)
-        gains = values - values.gather(2, best[..., None])
-        return gains.mul_(eta[:, None, None]).clamp_(-_LARGEST_TILT, _LARGEST_TILT).exp_()
+    def _mutated(self, parents: Tensor) -> Tensor:
+        rates = self.mix.new_full(parents.shape[:2], self.rate)
+        mix = self.mix.expand(len(parents), 3)
+        kinds = draw_kinds(mix, rates, parents.shape[2], self.random)
+        return self.moves.mutate(parents, kinds, self.random)
+
+    def _follow(self) -> Tensor:
+        """Draw what the chain copies from the elites, `(K, b, d)`."""
+        elites = self.archive.indices[:, : self.num_elites]
+        k, _, d = elites.shape
+        shape = k, self.batch, d
+        redraws = torch.rand(shape, generator=self.random, device=self.device) < self.switch
+        redraws[..., 0] = True
+        drawn = torch.multinomial(
+            self._weights(), self.batch * d, replacement=True, generator=self.random
+        )
+        steps = torch.arange(d, device=self.device)
+        since = steps.where(redraws, 0).cummax(2).values  # the step at which it was drawn
+        states = torch.empty_like(since)
+        states[..., self.order] = drawn.view(shape).gather(2, since)
+        return elites.gather(1, states)
+
+    def _guided(self, parents: Tensor) -> Tensor:
+        self.model.fit()
+        best = self.archive.indices[:, :1]
+        slopes = self.model.slopes(torch.cat([best, parents], 1))
+        promises = torch.einsum("kde,dne->kdn", slopes[:, 0], self.model.features)
+        deviation = self.moves.deviation(promises, best.squeeze(1))
+        slopes = slopes[:, 1:] * (self.guidance / deviation.clamp_min(1e-12))[:, None, None, None]
+        rates = slopes.new_full(parents.shape[:2], self.guided_rate)
+        return self.guided_moves.mutate(parents, slopes, rates, self.random)
 
     def _or_sampled(self, proposals: Tensor) -> Tensor:
         """Replace the proposals `(K, b, d)` of neurons that have no elite yet."""
@@ -127,24 +160,3 @@ class EliteTT(Optimizer):
         weights = weights * self.archive.scores[:, : self.num_elites].isfinite()
         weights[:, 0] += weights.sum(1) == 0  # an empty archive: any state will do
         return weights / weights.sum(1, keepdim=True)
-
-    def _around(self, centre: float) -> Tensor:
-        """Draw each proposal's own rate `(K, b)`, log-normal around a median."""
-        shape = self.num_neurons, self.batch
-        noise = torch.randn(shape, generator=self.random, device=self.device)
-        return (centre * (self.spread * noise).exp()).clamp_max(1.0)
-
-
-def _check(
-    num_elites: int,
-    switch: float,
-    mutations: float,
-    mix: tuple[float, ...],
-    spread: float,
-    tilt: float,
-    explore: float,
-) -> None:
-    require_integers(1, num_elites=num_elites)
-    require_shares(switch=switch, explore=explore)
-    require_amounts(mutations=mutations, spread=spread, tilt=tilt)
-    check_mix(mix)

@@ -1,0 +1,188 @@
+"""A model of scores in what symbols stand for and which of them meet, fitted as one goes."""
+
+import torch
+from torch import Tensor
+
+from spikelens.am.symbol_features import symbol_features
+from spikelens.generators.base import LatentSpace
+
+_TOLERATED = 0.01  # rounding, in units of the mean squared distance from the points' mean
+_RENEWED = 0.05  # share of the points remembered that must be new before it is fitted anew
+
+
+class PairwiseModel:
+    """Ridge regression of K functions of multi-indices x on features e of their symbols.
+
+    `f(x) = c + sum_j <A_j, e_j> + <B, sum_j e_j> + sum_g sum_{(i, j) in g} e_i^T C_g e_j` with
+    `e_j = e(x_j)`: what a symbol adds at its own place; what it adds at any place; and what two
+    symbols add that meet, for each group g of pairs of modes that stand in the same relation
+    (`relations` of the space). A space without relations has the first sum alone. B and C_g are
+    learned from all places at once, which is why few points will do.
+
+    The last `window` points count. The normal equations are those of the columns, or, if the
+    window is smaller, of the points: their dual, whose Gram matrix is kept up to date.
+
+    Args:
+        space: `embed` says what symbols stand for, `relations` which modes belong together.
+        num_neurons: Number of functions K.
+        window: Points remembered of each function's own, positive.
+        pool_window: Points remembered where they are the same for several functions, positive:
+            one Gram matrix then serves all, and can be larger.
+        ridge: Penalty in units of the mean squared distance of a point from the points' mean,
+            positive.
+        is_pairwise: Whether the relations of the space count.
+        device: Where it computes.
+
+    Source: Hoerl & Kennard, "Ridge regression", 1970; Saunders et al., "Ridge regression learning
+    algorithm in dual variables", 1998.
+    """
+
+    def __init__(
+        self,
+        space: LatentSpace,
+        num_neurons: int,
+        window: int = 400,
+        pool_window: int = 1000,
+        ridge: float = 0.1,
+        is_pairwise: bool = True,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.windows, self.ridge = (window, pool_window), ridge
+        self.features = symbol_features(space).to(device)  # (d, n, e)
+        relations = getattr(space, "relations", ()) if is_pairwise else ()
+        self.relations = [pairs.to(device).T for pairs in relations]
+        d, _, e = self.features.shape
+        self._widths = [d * e, *([e, *[e * e] * len(self.relations)] if self.relations else [])]
+        self.num_seen = self.num_fits = self.window = 0
+        self.scores = torch.zeros(num_neurons, 0, device=device)  # (K, window)
+        self._reference = torch.zeros(0)  # point that the others are counted from, (G, 1, columns)
+        self.points = torch.zeros(0)  # (G, window, columns)
+        self.gram = torch.zeros(0)  # (G, window, window)
+        self._num_new = 0  # points since it was fitted
+        self._own = torch.zeros(0)  # A_j + B, (K, d, e)
+        self._couplings: list[Tensor] = []  # C_g, (K, e, e)
+
+    def add(self, points: Tensor, scores: Tensor) -> None:
+        """Remember evaluated points, in place of the oldest ones.
+
+        Args:
+            points: Multi-indices int64 `(G, M, d)`: each function's own (G = K), or the same for
+                all of them (G = 1).
+            scores: `(K, M)`; what is not finite counts as the function's mean.
+        """
+        if not self.window:
+            self._make_room(len(points))
+        if points.shape[1] > self.window:  # of each neuron's some
+            some = torch.linspace(0, points.shape[1] - 1, self.window, device=points.device).long()
+            points, scores = points[:, some], scores[:, some]
+        columns = self._columns(self._embedded(points))
+        if not self.num_seen:
+            self._reference = columns.mean(1, keepdim=True)
+        rows = columns - self._reference
+        places = (self.num_seen + torch.arange(rows.shape[1], device=rows.device)) % self.window
+        self.points[:, places] = rows
+        if self._is_dual:
+            products = rows @ self.points.mT
+            self.gram[:, places], self.gram[:, :, places] = products, products.mT
+        scores = scores.float()
+        self.scores[:, places] = scores.where(scores.isfinite(), torch.nan)
+        num_before = self.num_seen
+        self.num_seen += rows.shape[1]
+        self._num_new += rows.shape[1]
+        if num_before // self.window < self.num_seen // self.window:  # all were replaced
+            self._refer_to_mean()
+
+    def fit(self) -> None:
+        """Learn from the points remembered, unless fewer than a twentieth of them are new."""
+        num = min(self.num_seen, self.window)
+        if self.num_fits and self._num_new < _RENEWED * num:
+            return
+        own, *shared = self._solution(num).split(self._widths, 2)
+        d, _, e = self.features.shape  # solutions are (1, K, columns) or (K, 1, columns)
+        self._own = own.reshape(-1, d, e)
+        if shared:
+            self._own = self._own + shared[0].reshape(-1, 1, e)
+        self._couplings = [part.reshape(-1, e, e) for part in shared[1:]]
+        self.num_fits, self._num_new = self.num_fits + 1, 0
+
+    def slopes(self, points: Tensor) -> Tensor:
+        """Return the derivative of f by the features of each symbol, `(K, b, d, e)`.
+
+        In units of the function's largest magnitude. `fit` must have been called.
+
+        Args:
+            points: Multi-indices of each function, int64 `(K, b, d)`.
+        """
+        slopes = self._own[:, None].repeat(1, points.shape[1], 1, 1)
+        if self.relations:
+            parts = self._embedded(points)
+        for (left, right), coupling in zip(self.relations, self._couplings, strict=True):
+            by_right = torch.einsum("kij,kbpj->kbpi", coupling, parts[:, :, right])
+            by_left = torch.einsum("kij,kbpi->kbpj", coupling, parts[:, :, left])
+            slopes.index_add_(2, left, by_right).index_add_(2, right, by_left)
+        return slopes
+
+    @property
+    def _is_dual(self) -> bool:
+        return self.window < self.points.shape[2]
+
+    def _make_room(self, num_groups: int) -> None:
+        num_neurons = len(self.scores)
+        self.window = self.windows[num_groups < num_neurons]
+        self.scores = self.scores.new_zeros(num_neurons, self.window)
+        self.points = self.features.new_zeros(num_groups, self.window, sum(self._widths))
+        if self._is_dual:
+            self.gram = self.features.new_zeros(num_groups, self.window, self.window)
+
+    def _refer_to_mean(self) -> None:
+        """Count from the points' mean.
+
+        They gather around elites, far from where they began: seen from there, differences between
+        them would drown in rounding.
+        """
+        num = min(self.num_seen, self.window)
+        mean = self.points[:, :num].mean(1, keepdim=True)
+        self.points -= mean
+        self._reference = self._reference + mean
+        if self._is_dual:
+            torch.bmm(self.points, self.points.mT, out=self.gram)
+
+    def _embedded(self, points: Tensor) -> Tensor:
+        return self.features[torch.arange(len(self.features), device=points.device), points]
+
+    def _columns(self, parts: Tensor) -> Tensor:
+        """Return the columns `(G, M, columns)` of features `(G, M, d, e)`."""
+        columns = [parts.flatten(2)]
+        if self.relations:
+            columns.append(parts.sum(2))
+        for left, right in self.relations:
+            columns.append((parts[:, :, left].mT @ parts[:, :, right]).flatten(2))
+        return torch.cat(columns, 2)
+
+    def _solution(self, num: int) -> Tensor:
+        scores = self.scores[:, :num]
+        largest = scores.abs().nan_to_num(0.0).amax(1, keepdim=True)
+        scores = scores / largest.clamp_min(torch.finfo(scores.dtype).tiny)  # sums stay finite
+        scores = (scores - scores.nanmean(1, keepdim=True)).nan_to_num(0.0)  # (K, M)
+        targets = scores.T[None] if len(self.points) == 1 else scores[..., None]  # (G, M, K or 1)
+        rows = self.points[:, :num]
+        rows = rows - rows.mean(1, keepdim=True)
+        if self._is_dual:
+            return self._solved(self._centred_gram(rows), targets, rows).mT @ rows
+        return self._solved(rows.mT @ rows, rows.mT @ targets, rows).mT
+
+    def _centred_gram(self, rows: Tensor) -> Tensor:
+        num = rows.shape[1]
+        mean = self.gram[:, :num, :num].mean(1, keepdim=True)
+        gram = self.gram[:, :num, :num] - mean - mean.mT + mean.mean(2, keepdim=True)
+        exact = rows.square().sum(2)
+        lost = (gram.diagonal(dim1=1, dim2=2) - exact).abs().amax(1)
+        if (lost > _TOLERATED * exact.mean(1)).any():
+            self._refer_to_mean()
+            return rows @ rows.mT
+        return gram
+
+    def _solved(self, gram: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
+        penalty = self.ridge * rows.square().sum(2).mean(1)
+        gram.diagonal(dim1=1, dim2=2).add_(penalty.clamp_min(1e-6)[:, None])
+        return torch.cholesky_solve(targets, torch.linalg.cholesky(gram))
