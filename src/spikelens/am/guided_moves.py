@@ -1,4 +1,4 @@
-"""Mutations that a model of scores guides."""
+"""Mutations that a model of scores guides; `spikelens.am.moves` has those without one."""
 
 import torch
 from torch import Tensor

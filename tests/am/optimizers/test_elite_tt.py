@@ -27,6 +27,13 @@ def archive_of(elites, capacity=4):
     return archive
 
 
+def many_of(elites, order, switch, near, **settings):
+    """An optimizer that asks for so many images that frequencies tell probabilities."""
+    fixed = {"batch": 200_000, "num_elites": 3}
+    space, archive = three_symbols(order), archive_of(elites)
+    return EliteTT(space, archive, switch=switch, near=near, **fixed, **settings)
+
+
 def model_of(slopes):
     """A model that knows the slopes `(K, d, e)` and need not learn."""
 
@@ -64,19 +71,10 @@ def dense_train(archive, order, weights, mu, chi, near):
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
 def test_plain_proposals_follow_the_dense_train(order):
-    archive = archive_of([[0, 1, 2], [2, 2, 0], [1, 0, 0]])
     mu, chi, near = 0.4, 0.3, 0.6
-    optimizer = EliteTT(
-        three_symbols(order),
-        archive,
-        batch=200_000,
-        num_elites=3,
-        switch=chi,
-        mutations=3 * mu,
-        near=near,
-        guidance=0.0,
-    )
-    expected = dense_train(archive, order, optimizer._weights(), mu, chi, near)
+    elites = [[0, 1, 2], [2, 2, 0], [1, 0, 0]]
+    optimizer = many_of(elites, order, chi, near, mutations=3 * mu, guidance=0.0)
+    expected = dense_train(optimizer.archive, order, optimizer._weights(), mu, chi, near)
     # Standard error of a frequency is at most sqrt(.25 / 2e5) = .0011; 27 cells, 5 sigma.
     found = frequencies(optimizer)
     torch.testing.assert_close(found, expected.flatten(), atol=0.0056, rtol=0)
@@ -84,19 +82,10 @@ def test_plain_proposals_follow_the_dense_train(order):
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
 def test_guided_proposals_follow_the_chain_and_then_the_model(order):
-    archive = archive_of([[0, 1, 2], [2, 2, 0]])
-    chi, mu, near = 0.3, 0.4, 0.6
-    optimizer = EliteTT(
-        three_symbols(order),
-        archive,
-        batch=200_000,
-        num_elites=3,
-        switch=chi,
-        guided_mutations=3 * mu,
-        near=near,
-        guidance=0.7,
-        explore=0.0,
-    )
+    mu, chi, near = 0.4, 0.3, 0.6
+    settings = {"guided_mutations": 3 * mu, "guidance": 0.7, "explore": 0.0}
+    optimizer = many_of([[0, 1, 2], [2, 2, 0]], order, chi, near, **settings)
+    archive = optimizer.archive
     slopes = torch.tensor([[[1.0, 0.0, 2.0], [0.5, 1.0, 0.0], [0.0, 0.0, 1.0]]])
     optimizer.model = model_of(slopes)
     promises = torch.einsum("de,dne->dn", slopes[0], optimizer.guided_moves.features)
