@@ -37,6 +37,37 @@ def test_children_follow_the_distribution_by_hand(rate):
         torch.testing.assert_close(found, wanted / wanted.sum(), atol=0.011, rtol=0)
 
 
+def test_deviation_is_that_of_look_alikes():
+    slopes = torch.randn(2, 3, 2, generator=torch.Generator().manual_seed(2))
+    points = torch.tensor([[0, 1, 2], [2, 0, 1]])
+    variances = torch.zeros(2, 3)
+    for neuron, point in enumerate(points.tolist()):
+        for mode, own in enumerate(point):
+            others = [symbol for symbol in range(SIZES[mode]) if symbol != own]
+            promises = FEATURES[mode, others] @ slopes[neuron, mode]
+            variances[neuron, mode] = promises.var(unbiased=False)
+    found = guided().deviation(slopes, points)
+    torch.testing.assert_close(found, variances.mean(1).sqrt())
+
+
+def test_of_many_symbols_some_are_candidates_in_each_round():
+    """A mode of 200 symbols beside one of 30: over many rounds the distribution is the same."""
+    sizes, num_rounds = (200, 30), 3000
+    features = torch.randn(2, 200, 2, generator=torch.Generator().manual_seed(0))
+    moves = GuidedMoves(Moves(Box(sizes)), 0.0, features)
+    parents, slopes = torch.zeros(1, 20, 2, dtype=torch.int64), torch.zeros(1, 20, 2, 2)
+    rates, random = torch.full((1, 20), 0.5), torch.Generator().manual_seed(1)
+    rounds = [moves.mutate(parents, slopes, rates, random)[0] for _ in range(num_rounds)]
+    assert max(len(drawn[:, 0].unique()) for drawn in rounds) <= 20
+    for mode, size in enumerate(sizes):
+        wanted = torch.full((size,), 0.5 / size)
+        wanted[0] += 0.5
+        found = torch.bincount(torch.cat(rounds)[:, mode], minlength=size) / (20 * num_rounds)
+        # A round's 20 children share its candidates: 5 sigma of 20 times the variance of 60 000.
+        error = (20 * wanted * (1 - wanted) / (20 * num_rounds)).sqrt()
+        assert ((found - wanted).abs() < 5 * error).all()
+
+
 def test_modes_are_drawn_independently():
     drawn = mutate(guided(), (0, 0, 0), torch.zeros(3, 2), 0.5, 50_000)
     is_hit = (drawn != 0).float()

@@ -33,10 +33,3 @@ def test_mutations_follow_their_distributions():
             wanted = shares_of(kind, parent, mode)
             torch.testing.assert_close(found, wanted, atol=0.011, rtol=0)
             assert not drawn[:, 1 - mode].any()  # kept
-
-
-def test_deviation_is_that_of_neighbours():
-    values = torch.tensor([[[0.0, 1.0, 3.0], [2.0, 5.0, 0.0]]])
-    # Neighbours of (0, 0): values 1 and 3 (variance 1); and 5 alone (variance 0).
-    found = moves().deviation(values, torch.tensor([[0, 0]]))
-    torch.testing.assert_close(found, torch.tensor([0.5]).sqrt())

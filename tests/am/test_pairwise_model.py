@@ -122,18 +122,18 @@ def test_more_points_than_are_remembered_are_thinned_out_evenly():
     assert model.scores[0].tolist() == [float(int(98 * place / 9)) for place in range(10)]
 
 
-def test_it_is_fitted_anew_when_a_twentieth_of_the_points_is_new():
+def test_it_is_fitted_anew_when_a_tenth_of_the_points_is_new():
     sizes, points = (3, 5), points_of(120, (3, 5))
     model = PairwiseModel(Box(sizes), 1)
     scores = points.float().sum(1).square()
     model.add(points[None, :100], scores[None, :100])
     model.fit()
-    model.add(points[None, 100:104], scores[None, 100:104])
+    model.add(points[None, 100:108], scores[None, 100:108])
     model.fit()
-    assert model.num_fits == 1  # 4 of 104 are new
-    model.add(points[None, 104:107], scores[None, 104:107])
+    assert model.num_fits == 1  # 8 of 108 are new
+    model.add(points[None, 108:114], scores[None, 108:114])
     model.fit()
-    assert model.num_fits == 2  # 7 of 107
+    assert model.num_fits == 2  # 14 of 114
 
 
 def test_useless_scores_teach_nothing():

@@ -5,8 +5,9 @@ from torch import Tensor
 
 from spikelens.am.moves import Moves, places_of
 
+_NUM_CANDIDATES = 64  # symbols of a mode that are weighed at once
 _LARGEST_GAIN = 30.0  # of a symbol's logarithm; its exponential stays far inside a float
-# Symbols that are weighed at once: on a CPU they stay in a core's cache.
+# Weights that are computed at once: on a CPU they stay in a core's cache.
 _CHUNK, _CHUNK_OF_GPU = 2**18, 2**24
 
 
@@ -17,6 +18,9 @@ class GuidedMoves:
     with one proportional to 1 - mu, where M is the mixture of look-alikes and of all symbols, and g
     what the model promises there. Modes are drawn independently of each other.
 
+    Where modes have more than 64 symbols, each call weighs 64 of them, drawn anew, for all: that
+    finds what all of 512 would (benchmarks/RESULTS.md) at an eighth of the cost.
+
     Args:
         moves: Distributions of a mutated symbol.
         near: Share of mutations to a look-alike, in [0, 1].
@@ -25,10 +29,31 @@ class GuidedMoves:
 
     def __init__(self, moves: Moves, near: float, features: Tensor) -> None:
         self.features, self.kernel_of_mode = features, moves.kernel_of_mode
+        self._modes = torch.arange(len(features), device=features.device)[:, None]
         numbers = moves.kernel_of_mode.tolist()
         modes = [numbers.index(number) for number in range(len(moves.kernels))]
         even = moves.uniform[modes][:, None]  # modes of one kernel are of one size
         self.mixture = near * moves.kernels + (1.0 - near) * even  # (kernels, n, n)
+        self.sizes = (even > 0).sum(2)  # (kernels, 1)
+        covariances = [
+            _covariances(moves.kernels[number], table)
+            for number, table in zip(numbers, features, strict=True)
+        ]
+        self.covariances = torch.stack(covariances)  # of look-alikes' features, (d, n, e, e)
+
+    def deviation(self, slopes: Tensor, points: Tensor) -> Tensor:
+        """Return the standard deviation of what is promised to look-alikes of points' symbols.
+
+        Args:
+            slopes: What one unit of each feature promises, `(K, d, e)`.
+            points: A multi-index of each neuron, int64 `(K, d)`.
+
+        Returns:
+            `(K,)`, the root of the mean variance over modes.
+        """
+        covariances = self.covariances[self._modes.T, points]  # (K, d, e, e)
+        variances = torch.einsum("kde,kdef,kdf->kd", slopes, covariances, slopes)
+        return variances.mean(1).clamp_min(0.0).sqrt()
 
     @torch.no_grad()
     def mutate(
@@ -46,24 +71,46 @@ class GuidedMoves:
             Multi-indices int64 `(K, b, d)`.
         """
         k, b, d = parents.shape
+        candidates, mixture = self._candidates(random)  # (kernels, c), (kernels, n, c)
         draws = torch.rand(2, d, k * b, generator=random, device=parents.device)
         draws *= 1 - 2**-21  # strictly below 1 even after rounding
         symbols = parents.permute(2, 0, 1).reshape(d, k * b).clone()
-        by_mode = slopes.permute(2, 0, 1, 3).reshape(d, k * b, -1)
+        slopes = slopes.permute(2, 0, 1, 3).reshape(d, k * b, -1)
+        present = (slopes * self.features[self._modes, symbols]).sum(2, keepdim=True)
+        features = self.features[self._modes, candidates[self.kernel_of_mode]].mT  # (d, e, c)
         rate = rates.flatten()
         chunk = _CHUNK if parents.device.type == "cpu" else _CHUNK_OF_GPU
-        step = max(1, chunk // (k * b * self.features.shape[1]))
+        step = max(1, chunk // (k * b * candidates.shape[1]))
         for start in range(0, d, step):
             part = slice(start, min(start + step, d))
-            weights = self._weights(part, symbols[part], by_mode[part])  # (m, K b, n)
+            kernels = self.kernel_of_mode[part, None]
+            weights = torch.baddbmm(present[part], slopes[part], features[part], beta=-1)
+            weights.clamp_(-_LARGEST_GAIN, _LARGEST_GAIN).exp_()
+            weights *= mixture[kernels, symbols[part]]  # (m, K b, c)
             mass = rate * weights.sum(2)
             is_hit = draws[0, part] * (1.0 - rate + mass) < mass
             places = is_hit.nonzero(as_tuple=True)  # they are few
-            symbols[part][places] = places_of(weights[places], draws[1, part][places])
+            drawn = places_of(weights[places], draws[1, part][places])
+            symbols[part][places] = candidates[kernels[places[0], 0], drawn]
         return symbols.view(d, k, b).permute(1, 2, 0)
 
-    def _weights(self, part: slice, symbols: Tensor, slopes: Tensor) -> Tensor:
-        promises = slopes @ self.features[part].mT  # (m, K b, n)
-        promises -= promises.gather(2, symbols[..., None])
-        promises.clamp_(-_LARGEST_GAIN, _LARGEST_GAIN).exp_()
-        return promises.mul_(self.mixture[self.kernel_of_mode[part, None], symbols])
+    def _candidates(self, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return symbols of the modes of each kernel, `(kernels, c)`, and their weights."""
+        n, device = self.mixture.shape[1], self.mixture.device
+        if n <= _NUM_CANDIDATES:
+            return torch.arange(n, device=device).expand(len(self.sizes), n), self.mixture
+        keys = torch.rand(len(self.sizes), n, generator=random, device=device)
+        keys += torch.arange(n, device=device) >= self.sizes  # those that are none come last
+        drawn = keys.topk(_NUM_CANDIDATES, 1, largest=False).indices
+        # A mode of fewer symbols goes through them again and again.
+        turns = torch.arange(_NUM_CANDIDATES, device=device) % self.sizes
+        candidates = drawn.gather(1, turns)
+        mixture = self.mixture.gather(2, candidates[:, None].expand(-1, n, -1))
+        return candidates, mixture * (self.sizes / _NUM_CANDIDATES)[..., None]
+
+
+def _covariances(kernel: Tensor, features: Tensor) -> Tensor:
+    """Return those of features `(n, e)` under each row of a kernel `(n, n)`, as `(n, e, e)`."""
+    mean = kernel @ features
+    second = kernel @ (features[:, :, None] * features[:, None]).flatten(1)
+    return second.view(len(mean), *features.shape[1:], -1) - mean[:, :, None] * mean[:, None]

@@ -33,20 +33,6 @@ class Moves:
         for place, kernel in enumerate(distinct):
             self.kernels[place, : len(kernel), : len(kernel)] = kernel.detach()
 
-    def deviation(self, values: Tensor, points: Tensor) -> Tensor:
-        """Return the standard deviation of symbols' values among a point's neighbours.
-
-        Args:
-            values: `(K, d, n)`.
-            points: A multi-index of each neuron, int64 `(K, d)`.
-
-        Returns:
-            `(K,)`, the root of the mean variance over modes.
-        """
-        near = self.kernels[self.kernel_of_mode, points]  # (K, d, n)
-        mean = (near * values).sum(2, keepdim=True)
-        return (near * (values - mean).square()).sum(2).mean(1).sqrt()
-
     def mutate(self, indices: Tensor, kinds: Tensor, random: torch.Generator) -> Tensor:
         """Draw each symbol as its kind says.
 

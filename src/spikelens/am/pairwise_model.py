@@ -6,8 +6,10 @@ from torch import Tensor
 from spikelens.am.symbol_features import symbol_features
 from spikelens.generators.base import LatentSpace
 
-_TOLERATED = 0.01  # rounding, in units of the mean squared distance from the points' mean
-_RENEWED = 0.05  # share of the points remembered that must be new before it is fitted anew
+# Rounding of the Gram matrix: of a unit of its trace, what is lost at most, and what may be of the
+# mean squared distance from the points' mean.
+_LOST, _TOLERATED = 1e-6, 0.01
+_RENEWED = 0.1  # share of the points remembered that must be new before it is fitted anew
 
 
 class PairwiseModel:
@@ -20,7 +22,7 @@ class PairwiseModel:
     learned from all places at once, which is why few points will do.
 
     The last `window` points count. The normal equations are those of the columns, or, if the
-    window is smaller, of the points: their dual, whose Gram matrix is kept up to date.
+    window is smaller, of the points: their dual. The Gram matrix of either is kept up to date.
 
     Args:
         space: `embed` says what symbols stand for, `relations` which modes belong together.
@@ -57,7 +59,8 @@ class PairwiseModel:
         self.scores = torch.zeros(num_neurons, 0, device=device)  # (K, window)
         self._reference = torch.zeros(0)  # point that the others are counted from, (G, 1, columns)
         self.points = torch.zeros(0)  # (G, window, columns)
-        self.gram = torch.zeros(0)  # (G, window, window)
+        self.gram = torch.zeros(0)  # of columns or points, (G, m, m)
+        self._largest_trace = torch.zeros(0)  # of it since it was computed whole, (G,)
         self._num_new = 0  # points since it was fitted
         self._own = torch.zeros(0)  # A_j + B, (K, d, e)
         self._couplings: list[Tensor] = []  # C_g, (K, e, e)
@@ -80,10 +83,7 @@ class PairwiseModel:
             self._reference = columns.mean(1, keepdim=True)
         rows = columns - self._reference
         places = (self.num_seen + torch.arange(rows.shape[1], device=rows.device)) % self.window
-        self.points[:, places] = rows
-        if self._is_dual:
-            products = rows @ self.points.mT
-            self.gram[:, places], self.gram[:, :, places] = products, products.mT
+        self._replace(places, rows)
         scores = scores.float()
         self.scores[:, places] = scores.where(scores.isfinite(), torch.nan)
         num_before = self.num_seen
@@ -93,7 +93,7 @@ class PairwiseModel:
             self._refer_to_mean()
 
     def fit(self) -> None:
-        """Learn from the points remembered, unless fewer than a twentieth of them are new."""
+        """Learn from the points remembered, unless fewer than a tenth of them are new."""
         num = min(self.num_seen, self.window)
         if self.num_fits and self._num_new < _RENEWED * num:
             return
@@ -122,6 +122,20 @@ class PairwiseModel:
             slopes.index_add_(2, left, by_right).index_add_(2, right, by_left)
         return slopes
 
+    def _replace(self, places: Tensor, rows: Tensor) -> None:
+        if self._is_dual:
+            self.points[:, places] = rows
+            products = rows @ self.points.mT
+            self.gram[:, places], self.gram[:, :, places] = products, products.mT
+        else:
+            old = self.points[:, places]  # zeros at first
+            self.points[:, places] = rows
+            self.gram.baddbmm_(torch.cat([rows, -old], 1).mT, torch.cat([rows, old], 1))
+        self._largest_trace = self._trace().maximum(self._largest_trace)
+
+    def _trace(self) -> Tensor:
+        return self.gram.diagonal(dim1=1, dim2=2).sum(1)
+
     @property
     def _is_dual(self) -> bool:
         return self.window < self.points.shape[2]
@@ -131,8 +145,9 @@ class PairwiseModel:
         self.window = self.windows[num_groups < num_neurons]
         self.scores = self.scores.new_zeros(num_neurons, self.window)
         self.points = self.features.new_zeros(num_groups, self.window, sum(self._widths))
-        if self._is_dual:
-            self.gram = self.features.new_zeros(num_groups, self.window, self.window)
+        num = min(self.points.shape[1:])
+        self.gram = self.features.new_zeros(num_groups, num, num)
+        self._largest_trace = self._trace()
 
     def _refer_to_mean(self) -> None:
         """Count from the points' mean.
@@ -142,10 +157,11 @@ class PairwiseModel:
         """
         num = min(self.num_seen, self.window)
         mean = self.points[:, :num].mean(1, keepdim=True)
-        self.points -= mean
+        self.points[:, :num] -= mean
         self._reference = self._reference + mean
-        if self._is_dual:
-            torch.bmm(self.points, self.points.mT, out=self.gram)
+        rows = self.points if self._is_dual else self.points.mT
+        torch.bmm(rows, rows.mT, out=self.gram)
+        self._largest_trace = self._trace()
 
     def _embedded(self, points: Tensor) -> Tensor:
         return self.features[torch.arange(len(self.features), device=points.device), points]
@@ -165,24 +181,28 @@ class PairwiseModel:
         scores = scores / largest.clamp_min(torch.finfo(scores.dtype).tiny)  # sums stay finite
         scores = (scores - scores.nanmean(1, keepdim=True)).nan_to_num(0.0)  # (K, M)
         targets = scores.T[None] if len(self.points) == 1 else scores[..., None]  # (G, M, K or 1)
+        gram, penalty = self._centred_gram(num)
+        gram.diagonal(dim1=1, dim2=2).add_(penalty[:, None])
+        root = torch.linalg.cholesky(gram)
         rows = self.points[:, :num]
-        rows = rows - rows.mean(1, keepdim=True)
         if self._is_dual:
-            return self._solved(self._centred_gram(rows), targets, rows).mT @ rows
-        return self._solved(rows.mT @ rows, rows.mT @ targets, rows).mT
+            return torch.cholesky_solve(targets, root).mT @ rows
+        return torch.cholesky_solve(rows.mT @ targets, root).mT
 
-    def _centred_gram(self, rows: Tensor) -> Tensor:
-        num = rows.shape[1]
-        mean = self.gram[:, :num, :num].mean(1, keepdim=True)
-        gram = self.gram[:, :num, :num] - mean - mean.mT + mean.mean(2, keepdim=True)
-        exact = rows.square().sum(2)
-        lost = (gram.diagonal(dim1=1, dim2=2) - exact).abs().amax(1)
-        if (lost > _TOLERATED * exact.mean(1)).any():
+    def _centred_gram(self, num: int) -> tuple[Tensor, Tensor]:
+        """Return the Gram matrix of distances from the points' mean, and the ridge."""
+        gram = self._gram_about_mean(num)
+        distance = gram.diagonal(dim1=1, dim2=2).sum(1) / num  # mean, squared
+        if (_LOST * self._largest_trace > _TOLERATED * distance).any():
             self._refer_to_mean()
-            return rows @ rows.mT
-        return gram
+            gram = self._gram_about_mean(num)
+            distance = gram.diagonal(dim1=1, dim2=2).sum(1) / num
+        return gram, (self.ridge * distance).clamp_min(1e-6)
 
-    def _solved(self, gram: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
-        penalty = self.ridge * rows.square().sum(2).mean(1)
-        gram.diagonal(dim1=1, dim2=2).add_(penalty.clamp_min(1e-6)[:, None])
-        return torch.cholesky_solve(targets, torch.linalg.cholesky(gram))
+    def _gram_about_mean(self, num: int) -> Tensor:
+        if self._is_dual:
+            gram = self.gram[:, :num, :num]
+            mean = gram.mean(1, keepdim=True)
+            return gram - mean - mean.mT + mean.mean(2, keepdim=True)
+        mean = self.points.sum(1, keepdim=True) / num  # those that are not there are zeros
+        return torch.baddbmm(self.gram, mean.mT, mean, alpha=-num)

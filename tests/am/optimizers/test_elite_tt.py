@@ -89,7 +89,7 @@ def test_guided_proposals_follow_the_chain_and_then_the_model(order):
     slopes = torch.tensor([[[1.0, 0.0, 2.0], [0.5, 1.0, 0.0], [0.0, 0.0, 1.0]]])
     optimizer.model = model_of(slopes)
     promises = torch.einsum("de,dne->dn", slopes[0], optimizer.guided_moves.features)
-    eta = 0.7 / optimizer.moves.deviation(promises[None], archive.indices[:, 0])
+    eta = 0.7 / optimizer.guided_moves.deviation(slopes, archive.indices[:, 0])
     parents = dense_train(archive, order, optimizer._weights(), 0.0, chi, near)
     expected = torch.zeros(3, 3, 3)
     for parent in parents.nonzero().tolist():

@@ -133,8 +133,7 @@ class EliteTT(Optimizer):
         self.model.fit()
         best = self.archive.indices[:, :1]
         slopes = self.model.slopes(torch.cat([best, parents], 1))
-        promises = torch.einsum("kde,dne->kdn", slopes[:, 0], self.model.features)
-        deviation = self.moves.deviation(promises, best.squeeze(1))
+        deviation = self.guided_moves.deviation(slopes[:, 0], best.squeeze(1))
         slopes = slopes[:, 1:] * (self.guidance / deviation.clamp_min(1e-12))[:, None, None, None]
         rates = slopes.new_full(parents.shape[:2], self.guided_rate)
         return self.guided_moves.mutate(parents, slopes, rates, self.random)
