@@ -52,8 +52,8 @@ class GuidedMoves:
             `(K,)`, the root of the mean variance over modes.
         """
         covariances = self.covariances[self._modes.T, points]  # (K, d, e, e)
-        variances = torch.einsum("kde,kdef,kdf->kd", slopes, covariances, slopes)
-        return variances.mean(1).clamp_min(0.0).sqrt()
+        variances = slopes[:, :, None] @ covariances @ slopes[..., None]  # (K, d, 1, 1)
+        return variances.flatten(1).mean(1).clamp_min(0.0).sqrt()
 
     @torch.no_grad()
     def mutate(

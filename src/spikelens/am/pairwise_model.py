@@ -86,11 +86,8 @@ class PairwiseModel:
         self._replace(places, rows)
         scores = scores.float()
         self.scores[:, places] = scores.where(scores.isfinite(), torch.nan)
-        num_before = self.num_seen
         self.num_seen += rows.shape[1]
         self._num_new += rows.shape[1]
-        if num_before // self.window < self.num_seen // self.window:  # all were replaced
-            self._refer_to_mean()
 
     def fit(self) -> None:
         """Learn from the points remembered, unless fewer than a tenth of them are new."""
@@ -130,7 +127,8 @@ class PairwiseModel:
         else:
             old = self.points[:, places]  # zeros at first
             self.points[:, places] = rows
-            self.gram.baddbmm_(torch.cat([rows, -old], 1).mT, torch.cat([rows, old], 1))
+            # (r - o)' (r + o): beside r'r - o'o what it has in excess is antisymmetric.
+            self.gram.baddbmm_((rows - old).mT, rows + old)
         self._largest_trace = self._trace().maximum(self._largest_trace)
 
     def _trace(self) -> Tensor:
@@ -205,4 +203,5 @@ class PairwiseModel:
             mean = gram.mean(1, keepdim=True)
             return gram - mean - mean.mT + mean.mean(2, keepdim=True)
         mean = self.points.sum(1, keepdim=True) / num  # those that are not there are zeros
-        return torch.baddbmm(self.gram, mean.mT, mean, alpha=-num)
+        gram = torch.baddbmm(self.gram, mean.mT, mean, alpha=-num)
+        return (gram + gram.mT).mul_(0.5)
