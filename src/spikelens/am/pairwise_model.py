@@ -185,7 +185,7 @@ class PairwiseModel:
         rows = self.points[:, :num]
         if self._is_dual:
             return torch.cholesky_solve(targets, root).mT @ rows
-        return torch.cholesky_solve(rows.mT @ targets, root).mT
+        return torch.cholesky_solve((targets.mT @ rows).mT, root).mT
 
     def _centred_gram(self, num: int) -> tuple[Tensor, Tensor]:
         """Return the Gram matrix of distances from the points' mean, and the ridge."""
