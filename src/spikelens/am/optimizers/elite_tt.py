@@ -140,14 +140,14 @@ class EliteTT(Optimizer):
 
     def _or_sampled(self, proposals: Tensor) -> Tensor:
         """Replace the proposals `(K, b, d)` of neurons that have no elite yet."""
-        if not self._has_elites:
-            has_elites = self.archive.scores[:, 0].isfinite()
-            self._has_elites = bool(has_elites.all())
-            drawn = self.space.sample(self.num_neurons * self.batch, self.random)
-            proposals = torch.where(
-                has_elites[:, None, None], proposals, drawn.view(proposals.shape)
-            )
-        return proposals
+        if self._has_elites:
+            return proposals
+        has_elites = self.archive.scores[:, 0].isfinite()
+        self._has_elites = bool(has_elites.all())
+        if self._has_elites:
+            return proposals
+        drawn = self.space.sample(self.num_neurons * self.batch, self.random)
+        return torch.where(has_elites[:, None, None], proposals, drawn.view(proposals.shape))
 
     def _learn(self, own: Tensor) -> None:
         pass  # the archive has the elites, and `watch` saw the rest
