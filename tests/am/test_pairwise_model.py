@@ -79,7 +79,7 @@ def test_what_symbols_add_that_meet_is_learned_from_all_places():
 def test_it_is_the_ridge_regression_in_the_primal_and_in_the_dual(window):
     space, num = Row(2, 5), 12  # 10 + 5 + 25 columns, more than there are points
     points, scores = points_of(num, (5, 5)), torch.linspace(-1, 2, num).square()
-    model = PairwiseModel(space, 1, window=window, ridge=0.3)
+    model = PairwiseModel(space, 1, pool_window=window, ridge=0.3)
     learned(model, points[None], scores[None])
     features = symbol_features(space)  # (2, 5, e)
     parts = features[torch.arange(2), points]
@@ -122,7 +122,8 @@ def test_more_points_than_are_remembered_are_thinned_out_evenly():
     assert model.scores[0].tolist() == [float(int(98 * place / 9)) for place in range(10)]
 
 
-def test_it_is_fitted_anew_when_a_tenth_of_the_points_is_new():
+def test_one_of_many_columns_is_fitted_anew_when_a_tenth_of_the_points_is_new(monkeypatch):
+    monkeypatch.setattr("spikelens.am.pairwise_model._FEW", 1)
     sizes, points = (3, 5), points_of(120, (3, 5))
     model = PairwiseModel(Box(sizes), 1)
     scores = points.float().sum(1).square()
@@ -134,6 +135,25 @@ def test_it_is_fitted_anew_when_a_tenth_of_the_points_is_new():
     model.add(points[None, 108:114], scores[None, 108:114])
     model.fit()
     assert model.num_fits == 2  # 14 of 114
+
+
+def test_one_of_few_columns_is_fitted_whenever_there_is_a_new_point():
+    points = points_of(120, (3, 5))[None]
+    model = PairwiseModel(Box((3, 5)), 1)
+    learned(model, points[:, :119], points[:, :119, 0])
+    model.fit()
+    assert model.num_fits == 1
+    learned(model, points[:, 119:], points[:, 119:, 0])
+    assert model.num_fits == 2
+
+
+@pytest.mark.parametrize(("num_groups", "few", "window"), [(2, 1, 7), (1, 1, 9), (2, 99, 9)])
+def test_more_points_are_remembered_where_that_costs_little(monkeypatch, num_groups, few, window):
+    monkeypatch.setattr("spikelens.am.pairwise_model._FEW", few)
+    model = PairwiseModel(Box((3, 5)), 2, window=7, pool_window=9)
+    points = torch.stack([points_of(20, (3, 5))] * num_groups)
+    model.add(points, torch.rand(2, 20))
+    assert model.window == window
 
 
 def test_useless_scores_teach_nothing():
@@ -153,9 +173,9 @@ def test_symbols_share_what_their_look_alikes_taught():
 
 
 def test_points_that_hardly_differ_are_no_failure():
-    model = PairwiseModel(Row(20, 8), 1, window=150)
-    model.add(points_of(150, (8,) * 20)[None], torch.rand(1, 150))  # far away
-    points = torch.zeros(1, 50, 20, dtype=torch.int64)
+    model = PairwiseModel(Row(24, 8), 1, window=150)  # 264 columns
+    model.add(points_of(150, (8,) * 24)[None], torch.rand(1, 150))  # far away
+    points = torch.zeros(1, 50, 24, dtype=torch.int64)
     points[0, ::7, 3] = 5
     for _ in range(100):
         model.add(points, points[..., 3].float())

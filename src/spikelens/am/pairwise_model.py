@@ -9,6 +9,7 @@ from spikelens.generators.base import LatentSpace
 # Rounding of the Gram matrix: of a unit of its trace, what is lost at most, and what may be of the
 # mean squared distance from the points' mean.
 _LOST, _TOLERATED = 1e-6, 0.01
+_FEW = 256  # columns whose equations cost next to nothing
 _RENEWED = 0.1  # share of the points remembered that must be new before it is fitted anew
 
 
@@ -22,14 +23,15 @@ class PairwiseModel:
     learned from all places at once, which is why few points will do.
 
     The last `window` points count. The normal equations are those of the columns, or, if the
-    window is smaller, of the points: their dual. The Gram matrix of either is kept up to date.
+    window is smaller, of the points: their dual. The Gram matrix of either is kept up to date. A
+    model of no more than 256 columns has the larger window and is fitted whenever it is asked to.
 
     Args:
         space: `embed` says what symbols stand for, `relations` which modes belong together.
         num_neurons: Number of functions K.
         window: Points remembered of each function's own, positive.
-        pool_window: Points remembered where they are the same for several functions, positive:
-            one Gram matrix then serves all, and can be larger.
+        pool_window: Points remembered where they are the same for several functions, or where
+            columns are few, positive: Gram matrices are then one, or small.
         ridge: Penalty in units of the mean squared distance of a point from the points' mean,
             positive.
         is_pairwise: Whether the relations of the space count.
@@ -90,9 +92,10 @@ class PairwiseModel:
         self._num_new += rows.shape[1]
 
     def fit(self) -> None:
-        """Learn from the points remembered, unless fewer than a tenth of them are new."""
+        """Learn from the points remembered, unless columns are many and fewer than a tenth new."""
         num = min(self.num_seen, self.window)
-        if self.num_fits and self._num_new < _RENEWED * num:
+        renewed = 0 if self._has_few_columns else _RENEWED * num
+        if self.num_fits and self._num_new < max(1, renewed):
             return
         own, *shared = self._solution(num).split(self._widths, 2)
         d, _, e = self.features.shape  # solutions are (1, K, columns) or (K, 1, columns)
@@ -135,12 +138,16 @@ class PairwiseModel:
         return self.gram.diagonal(dim1=1, dim2=2).sum(1)
 
     @property
+    def _has_few_columns(self) -> bool:
+        return sum(self._widths) <= _FEW
+
+    @property
     def _is_dual(self) -> bool:
         return self.window < self.points.shape[2]
 
     def _make_room(self, num_groups: int) -> None:
         num_neurons = len(self.scores)
-        self.window = self.windows[num_groups < num_neurons]
+        self.window = self.windows[num_groups < num_neurons or self._has_few_columns]
         self.scores = self.scores.new_zeros(num_neurons, self.window)
         self.points = self.features.new_zeros(num_groups, self.window, sum(self._widths))
         num = min(self.points.shape[1:])
