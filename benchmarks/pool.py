@@ -80,7 +80,7 @@ def main() -> None:
     add_options(parser, neurons=32, natural=1000, below=0.8)
     parser.add_argument("--budgets", default="20,50,100,300,1000", help="images for each neuron")
     parser.add_argument("--pools", default="1,4,32", help="neurons in a pool; 1: each alone")
-    parser.add_argument("--guidances", default="2,0", help="of the search; 0: no model")
+    parser.add_argument("--guidances", default="4,0", help="of the search; 0: no model")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--starts", type=int, default=8)
     parser.add_argument("--batch", type=int, default=10)

@@ -1,9 +1,12 @@
 import pytest
 import torch
 
+from spikelens.am.activations import Response
+from spikelens.am.archive import Archive
 from spikelens.am.box import Box
 from spikelens.am.guided_moves import GuidedMoves
 from spikelens.am.moves import Moves
+from spikelens.am.optimizers.elite_tt import EliteTT
 
 SIZES = (3, 2, 3)
 NEAR = 0.6
@@ -37,35 +40,76 @@ def test_children_follow_the_distribution_by_hand(rate):
         torch.testing.assert_close(found, wanted / wanted.sum(), atol=0.011, rtol=0)
 
 
-def test_deviation_is_that_of_look_alikes():
+def lopsided():
+    """Moves of which no kernel is symmetric."""
+    moves = Moves(Box(SIZES))
+    moves.kernels[0] = torch.tensor([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.1, 0.9, 0.0]])
+    return moves
+
+
+def test_a_typical_gain_is_that_of_look_alikes():
     slopes = torch.randn(2, 3, 2, generator=torch.Generator().manual_seed(2))
-    points = torch.tensor([[0, 1, 2], [2, 0, 1]])
-    variances = torch.zeros(2, 3)
+    points, moves = torch.tensor([[0, 1, 2], [2, 0, 1]]), lopsided()
+    squares = torch.zeros(2, 3)
     for neuron, point in enumerate(points.tolist()):
         for mode, own in enumerate(point):
-            others = [symbol for symbol in range(SIZES[mode]) if symbol != own]
-            promises = FEATURES[mode, others] @ slopes[neuron, mode]
-            variances[neuron, mode] = promises.var(unbiased=False)
-    found = guided().deviation(slopes, points)
-    torch.testing.assert_close(found, variances.mean(1).sqrt())
+            gains = (FEATURES[mode] - FEATURES[mode, own]) @ slopes[neuron, mode]
+            kernel = moves.kernels[moves.kernel_of_mode[mode], own]
+            squares[neuron, mode] = (kernel * gains.square()).sum()
+    found = GuidedMoves(moves, NEAR, FEATURES).typical_gain(slopes, points)
+    torch.testing.assert_close(found, squares.mean(1).sqrt())
 
 
-def test_of_many_symbols_some_are_candidates_in_each_round():
-    """A mode of 200 symbols beside one of 30: over many rounds the distribution is the same."""
-    sizes, num_rounds = (200, 30), 3000
-    features = torch.randn(2, 200, 2, generator=torch.Generator().manual_seed(0))
-    moves = GuidedMoves(Moves(Box(sizes)), 0.0, features)
-    parents, slopes = torch.zeros(1, 20, 2, dtype=torch.int64), torch.zeros(1, 20, 2, 2)
-    rates, random = torch.full((1, 20), 0.5), torch.Generator().manual_seed(1)
-    rounds = [moves.mutate(parents, slopes, rates, random)[0] for _ in range(num_rounds)]
-    assert max(len(drawn[:, 0].unique()) for drawn in rounds) <= 20
-    for mode, size in enumerate(sizes):
-        wanted = torch.full((size,), 0.5 / size)
-        wanted[0] += 0.5
-        found = torch.bincount(torch.cat(rounds)[:, mode], minlength=size) / (20 * num_rounds)
-        # A round's 20 children share its candidates: 5 sigma of 20 times the variance of 60 000.
-        error = (20 * wanted * (1 - wanted) / (20 * num_rounds)).sqrt()
-        assert ((found - wanted).abs() < 5 * error).all()
+def test_of_many_symbols_some_are_candidates(monkeypatch):
+    """Two of three: children follow the distribution by hand, given which they are."""
+    monkeypatch.setattr("spikelens.am.guided_moves._NUM_CANDIDATES", 2)
+    base, num, parent, rate = lopsided(), 50_000, (1, 0, 2), 0.3
+    moves = GuidedMoves(base, NEAR, FEATURES)
+    candidates, _ = drawn = moves._candidates(torch.Generator().manual_seed(3))
+    monkeypatch.setattr(moves, "_candidates", lambda random: drawn)
+    slopes = torch.randn(3, 2, generator=torch.Generator().manual_seed(2))
+    children = mutate(moves, parent, slopes, rate, num)
+    for mode, (size, own) in enumerate(zip(SIZES, parent, strict=True)):
+        kernel = base.kernel_of_mode[mode]
+        promises = FEATURES[mode, :size] @ slopes[mode]
+        mixture = NEAR * base.kernels[kernel, own, :size] + (1 - NEAR) / size
+        chosen = [symbol for symbol in candidates[kernel].tolist() if symbol < size]
+        wanted = torch.zeros(size)
+        for symbol in chosen:
+            gain = (promises[symbol] - promises[own]).exp()
+            wanted[symbol] = rate * mixture[symbol] * size / len(chosen) * gain
+        wanted[own] += 1 - rate
+        found = torch.bincount(children[:, mode], minlength=size) / num
+        # Standard error at most .0022; 5 sigma.
+        torch.testing.assert_close(found, wanted / wanted.sum(), atol=0.011, rtol=0)
+
+
+def test_candidates_weigh_what_all_symbols_do():
+    """A mode of 200 symbols, of which there are 64 at a time, and one of 30, which are all."""
+    space, num_draws = Box((200, 30), is_ordered=True), 2000
+    moves = GuidedMoves(Moves(space), NEAR, torch.zeros(2, 200, 1))
+    random = torch.Generator().manual_seed(0)
+    total = torch.zeros_like(moves.mixture)
+    for _ in range(num_draws):
+        candidates, weights = moves._candidates(random)
+        assert candidates.shape == (2, 64)
+        total.scatter_add_(2, candidates[:, None].expand_as(weights), weights)
+    # One of 200 is there with probability .32: a relative error of 1.46 / sqrt(2000); 5 sigma.
+    torch.testing.assert_close(total[0] / num_draws, moves.mixture[0], atol=0, rtol=0.17)
+    torch.testing.assert_close(total[1] / num_draws, moves.mixture[1])
+
+
+def test_symbols_with_one_look_alike_are_no_reason_for_infinite_guidance():
+    """Bits: what the chain drew still counts, however sure the model is."""
+    archive = Archive(1, 30)
+    optimizer = EliteTT(Box([2] * 30), archive, batch=40, explore=0.0)
+    points = torch.randint(2, (300, 30), generator=torch.Generator().manual_seed(0))
+    scores = points.float().mean(1, keepdim=True)
+    archive.add(points, Response(scores, scores))
+    optimizer.watch(points[None], scores.T)
+    children = optimizer.ask()[0]
+    assert len(children.unique(dim=0)) > 20
+    assert children.float().mean() > points[scores[:, 0].topk(20).indices].float().mean()
 
 
 def test_modes_are_drawn_independently():

@@ -172,8 +172,9 @@ def test_symbols_share_what_their_look_alikes_taught():
     assert (table(model)[0, 0].diff() > 0).all()  # the symbols between were never shown
 
 
-def test_points_that_hardly_differ_are_no_failure():
-    model = PairwiseModel(Row(24, 8), 1, window=150)  # 264 columns
+@pytest.mark.parametrize("window", [150, 300])  # of 264 columns: dual and primal
+def test_points_that_hardly_differ_are_no_failure(window):
+    model = PairwiseModel(Row(24, 8), 1, window=window)
     model.add(points_of(150, (8,) * 24)[None], torch.rand(1, 150))  # far away
     points = torch.zeros(1, 50, 24, dtype=torch.int64)
     points[0, ::7, 3] = 5
@@ -182,10 +183,11 @@ def test_points_that_hardly_differ_are_no_failure():
         assert table(model).isfinite().all()
 
 
-def test_points_gathered_far_from_where_they_began_are_told_apart():
+@pytest.mark.parametrize("window", [400, 1000])  # of 584 columns: dual and primal
+def test_points_gathered_far_from_where_they_began_are_told_apart(window):
     """Around an elite of equal symbols, whose shared columns are large, two symbols differ."""
     space = Row(64, 8)
-    model = PairwiseModel(space, 1)
+    model = PairwiseModel(space, 1, window=window)
     model.add(points_of(20, [8] * 64)[None], torch.rand(1, 20))
     for seed in range(120):
         points = torch.zeros(1, 10, 64, dtype=torch.int64)
@@ -194,6 +196,22 @@ def test_points_gathered_far_from_where_they_began_are_told_apart():
     found = promises(model, torch.zeros(1, 1, 64, dtype=torch.int64))[0, 0, 0] * 7
     # The ridge shrinks it to some nine tenths.
     torch.testing.assert_close(found, torch.arange(8) - 3.5, atol=0.7, rtol=0)
+
+
+@pytest.mark.parametrize("window", [400, 1000])
+def test_a_large_mean_score_is_taken_for_no_slope(window):
+    """Points drift away from the reference; what rounding leaves of the mean must not matter."""
+    space = Row(64, 8)
+    models = [PairwiseModel(space, 1, window=window) for _ in range(2)]
+    for seed in range(60):
+        points = points_of(20, [8] * 64, seed)[None]
+        points[..., :40] = points[..., :40].minimum(torch.tensor(seed // 8))
+        scores = points[..., 3].float() / 7
+        for model, offset in zip(models, (0.0, 1000.0), strict=True):
+            learned(model, points, scores + offset)
+    at = torch.zeros(1, 1, 64, dtype=torch.int64)
+    plain, offset = (promises(model, at)[0, 0] for model in models)
+    torch.testing.assert_close(offset * 1001, plain, atol=0.02, rtol=0)
 
 
 def test_what_was_shown_is_not_kept_by_reference():

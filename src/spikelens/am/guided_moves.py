@@ -18,8 +18,9 @@ class GuidedMoves:
     with one proportional to 1 - mu, where M is the mixture of look-alikes and of all symbols, and g
     what the model promises there. Modes are drawn independently of each other.
 
-    Where modes have more than 64 symbols, each call weighs 64 of them, drawn anew, for all: that
-    finds what all of 512 would (benchmarks/RESULTS.md) at an eighth of the cost.
+    Of modes of more than 64 symbols each call weighs 64 that it draws for all parents, with the
+    weight of all: what is found is the same (benchmarks/RESULTS.md), at an eighth of the cost for
+    512 symbols. The distribution above is then that given the candidates.
 
     Args:
         moves: Distributions of a mutated symbol.
@@ -34,26 +35,30 @@ class GuidedMoves:
         modes = [numbers.index(number) for number in range(len(moves.kernels))]
         even = moves.uniform[modes][:, None]  # modes of one kernel are of one size
         self.mixture = near * moves.kernels + (1.0 - near) * even  # (kernels, n, n)
-        self.sizes = (even > 0).sum(2)  # (kernels, 1)
-        covariances = [
-            _covariances(moves.kernels[number], table)
-            for number, table in zip(numbers, features, strict=True)
-        ]
-        self.covariances = torch.stack(covariances)  # of look-alikes' features, (d, n, e, e)
+        self._sizes = (even > 0).sum(2)  # (kernels, 1)
+        # Modes mostly share one kernel and one table of features.
+        tables, table_of_mode = features.unique(dim=0, return_inverse=True)
+        pairs = list(zip(numbers, table_of_mode.tolist(), strict=True))
+        distinct = sorted(set(pairs))
+        self._gains = torch.stack(  # (pairs, n, e, e)
+            [_squared_steps(moves.kernels[kernel], tables[table]) for kernel, table in distinct]
+        )
+        places = [distinct.index(pair) for pair in pairs]
+        self._gain_of_mode = torch.tensor(places, device=features.device)
 
-    def deviation(self, slopes: Tensor, points: Tensor) -> Tensor:
-        """Return the standard deviation of what is promised to look-alikes of points' symbols.
+    def typical_gain(self, slopes: Tensor, points: Tensor) -> Tensor:
+        """Return what a mutation to a look-alike is promised, more or less than its parent.
 
         Args:
             slopes: What one unit of each feature promises, `(K, d, e)`.
             points: A multi-index of each neuron, int64 `(K, d)`.
 
         Returns:
-            `(K,)`, the root of the mean variance over modes.
+            `(K,)`, the root mean square over modes and their symbol's look-alikes.
         """
-        covariances = self.covariances[self._modes.T, points]  # (K, d, e, e)
-        variances = slopes[:, :, None] @ covariances @ slopes[..., None]  # (K, d, 1, 1)
-        return variances.flatten(1).mean(1).clamp_min(0.0).sqrt()
+        squares = self._gains[self._gain_of_mode, points]  # (K, d, e, e)
+        gains = slopes[:, :, None] @ squares @ slopes[..., None]  # (K, d, 1, 1)
+        return gains.flatten(1).mean(1).clamp_min(0.0).sqrt()
 
     @torch.no_grad()
     def mutate(
@@ -96,21 +101,23 @@ class GuidedMoves:
 
     def _candidates(self, random: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return symbols of the modes of each kernel, `(kernels, c)`, and their weights."""
-        n, device = self.mixture.shape[1], self.mixture.device
-        if n <= _NUM_CANDIDATES:
-            return torch.arange(n, device=device).expand(len(self.sizes), n), self.mixture
-        keys = torch.rand(len(self.sizes), n, generator=random, device=device)
-        keys += torch.arange(n, device=device) >= self.sizes  # those that are none come last
-        drawn = keys.topk(_NUM_CANDIDATES, 1, largest=False).indices
-        # A mode of fewer symbols goes through them again and again.
-        turns = torch.arange(_NUM_CANDIDATES, device=device) % self.sizes
-        candidates = drawn.gather(1, turns)
-        mixture = self.mixture.gather(2, candidates[:, None].expand(-1, n, -1))
-        return candidates, mixture * (self.sizes / _NUM_CANDIDATES)[..., None]
+        num, device = self.mixture.shape[1], self.mixture.device
+        if num <= _NUM_CANDIDATES:
+            return torch.arange(num, device=device).expand(len(self._sizes), num), self.mixture
+        keys = torch.rand(len(self._sizes), num, generator=random, device=device)
+        keys += torch.arange(num, device=device) >= self._sizes  # what is no symbol comes last
+        candidates = keys.topk(_NUM_CANDIDATES, 1, largest=False).indices
+        mixture = self.mixture.gather(2, candidates[:, None].expand(-1, num, -1))
+        return candidates, mixture * (self._sizes / _NUM_CANDIDATES).clamp_min(1.0)[..., None]
 
 
-def _covariances(kernel: Tensor, features: Tensor) -> Tensor:
-    """Return those of features `(n, e)` under each row of a kernel `(n, n)`, as `(n, e, e)`."""
+def _squared_steps(kernel: Tensor, features: Tensor) -> Tensor:
+    """Return the mean outer square of steps from features `(n, e)` under each row of a kernel.
+
+    `sum_x kernel[s, x] (e_x - e_s) (e_x - e_s)^T`, as `(n, e, e)`.
+    """
+    squares = features[:, :, None] * features[:, None]  # (n, e, e)
     mean = kernel @ features
-    second = kernel @ (features[:, :, None] * features[:, None]).flatten(1)
-    return second.view(len(mean), *features.shape[1:], -1) - mean[:, :, None] * mean[:, None]
+    crossed = mean[:, :, None] * features[:, None]
+    total = (kernel @ squares.flatten(1)).view_as(squares)
+    return total - crossed - crossed.mT + kernel.sum(1)[:, None, None] * squares

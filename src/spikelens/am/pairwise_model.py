@@ -6,8 +6,8 @@ from torch import Tensor
 from spikelens.am.symbol_features import symbol_features
 from spikelens.generators.base import LatentSpace
 
-# Rounding of the Gram matrix: of a unit of its trace, what is lost at most, and what may be of the
-# mean squared distance from the points' mean.
+# Rounding of the Gram matrix: what an update loses in float32, of a unit of its trace, and what may
+# be lost of the mean squared distance from the points' mean.
 _LOST, _TOLERATED = 1e-6, 0.01
 _FEW = 256  # columns whose equations cost next to nothing
 _RENEWED = 0.1  # share of the points remembered that must be new before it is fitted anew
@@ -24,7 +24,7 @@ class PairwiseModel:
 
     The last `window` points count. The normal equations are those of the columns, or, if the
     window is smaller, of the points: their dual. The Gram matrix of either is kept up to date. A
-    model of no more than 256 columns has the larger window and is fitted whenever it is asked to.
+    model of no more than 256 columns has the larger window and is fitted for each new point.
 
     Args:
         space: `embed` says what symbols stand for, `relations` which modes belong together.
@@ -92,7 +92,7 @@ class PairwiseModel:
         self._num_new += rows.shape[1]
 
     def fit(self) -> None:
-        """Learn from the points remembered, unless columns are many and fewer than a tenth new."""
+        """Learn from the points remembered, if any is new; if columns are many, a tenth."""
         num = min(self.num_seen, self.window)
         renewed = 0 if self._has_few_columns else _RENEWED * num
         if self.num_fits and self._num_new < max(1, renewed):
@@ -184,6 +184,8 @@ class PairwiseModel:
         scores = self.scores[:, :num]
         largest = scores.abs().nan_to_num(0.0).amax(1, keepdim=True)
         scores = scores / largest.clamp_min(torch.finfo(scores.dtype).tiny)  # sums stay finite
+        # Twice, as what rounding leaves of a mean would be taken for a slope: points have one too.
+        scores = scores - scores.nanmean(1, keepdim=True)
         scores = (scores - scores.nanmean(1, keepdim=True)).nan_to_num(0.0)  # (K, M)
         targets = scores.T[None] if len(self.points) == 1 else scores[..., None]  # (G, M, K or 1)
         gram, penalty = self._centred_gram(num)

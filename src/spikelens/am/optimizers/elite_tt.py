@@ -38,8 +38,9 @@ class EliteTT(Optimizer):
         guided_mutations: The same of a guided one, if the model promised nothing. None: 8 in a
             space with relations, whose model learns from few points; else as `mutations`.
         near: Share of mutations to a look-alike, in [0, 1].
-        guidance: eta in units of 1 / the standard deviation of the promises to look-alikes of the
-            best elite's symbols, not negative; 0 for no model.
+        guidance: eta in units of 1 / the root mean square of what look-alikes of the best elite's
+            symbols are promised beyond these, not negative; 0 for no model. None: 4 in a space
+            with relations, else 2.
         explore: Share of proposals that are plain, in [0, 1], of a batch rounded to whole ones.
             None: .3 in a space with relations, else .5.
         is_pairwise: Whether the model has terms that are shared by all places; else it is additive.
@@ -62,7 +63,7 @@ class EliteTT(Optimizer):
         mutations: float = 1.5,
         guided_mutations: float | None = None,
         near: float = 0.75,
-        guidance: float = 2.0,
+        guidance: float | None = None,
         explore: float | None = None,
         is_pairwise: bool = True,
     ) -> None:
@@ -70,6 +71,8 @@ class EliteTT(Optimizer):
         has_relations = bool(getattr(space, "relations", ()))
         if guided_mutations is None:
             guided_mutations = 8.0 if has_relations else mutations
+        if guidance is None:
+            guidance = 4.0 if has_relations else 2.0
         if explore is None:
             explore = 0.3 if has_relations else 0.5
         require_integers(1, num_elites=num_elites)
@@ -133,8 +136,8 @@ class EliteTT(Optimizer):
         self.model.fit()
         best = self.archive.indices[:, :1]
         slopes = self.model.slopes(torch.cat([best, parents], 1))
-        deviation = self.guided_moves.deviation(slopes[:, 0], best.squeeze(1))
-        slopes = slopes[:, 1:] * (self.guidance / deviation.clamp_min(1e-12))[:, None, None, None]
+        gain = self.guided_moves.typical_gain(slopes[:, 0], best.squeeze(1))
+        slopes = slopes[:, 1:] * (self.guidance / gain.clamp_min(1e-12))[:, None, None, None]
         rates = slopes.new_full(parents.shape[:2], self.guided_rate)
         return self.guided_moves.mutate(parents, slopes, rates, self.random)
 
