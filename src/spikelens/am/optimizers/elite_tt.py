@@ -68,13 +68,13 @@ class EliteTT(Optimizer):
         is_pairwise: bool = True,
     ) -> None:
         super().__init__(space, archive, seed=seed, batch=batch)
+        # A model with shared terms learns from few points: it is trusted, and may be bold.
         has_relations = bool(getattr(space, "relations", ()))
-        if guided_mutations is None:
-            guided_mutations = 8.0 if has_relations else mutations
-        if guidance is None:
-            guidance = 4.0 if has_relations else 2.0
-        if explore is None:
-            explore = 0.3 if has_relations else 0.5
+        defaults = (8.0, 4.0, 0.3) if has_relations else (mutations, 2.0, 0.5)
+        guided_mutations, guidance, explore = (
+            default if given is None else given
+            for given, default in zip((guided_mutations, guidance, explore), defaults, strict=True)
+        )
         require_integers(1, num_elites=num_elites)
         require_shares(switch=switch, near=near, explore=explore)
         require_amounts(mutations=mutations, guided_mutations=guided_mutations, guidance=guidance)
