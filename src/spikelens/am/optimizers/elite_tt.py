@@ -40,7 +40,7 @@ class EliteTT(Optimizer):
         near: Share of mutations to a look-alike, in [0, 1].
         guidance: eta in units of 1 / the root mean square of what look-alikes of the best elite's
             symbols are promised beyond these, not negative; 0 for no model. None: 4 in a space
-            with relations, else 2.
+            with relations, else 3.
         explore: Share of proposals that are plain, in [0, 1], of a batch rounded to whole ones.
             None: .3 in a space with relations, else .5.
         is_pairwise: Whether the model has terms that are shared by all places; else it is additive.
@@ -70,7 +70,7 @@ class EliteTT(Optimizer):
         super().__init__(space, archive, seed=seed, batch=batch)
         # A model with shared terms learns from few points: it is trusted, and may be bold.
         has_relations = bool(getattr(space, "relations", ()))
-        defaults = (8.0, 4.0, 0.3) if has_relations else (mutations, 2.0, 0.5)
+        defaults = (8.0, 4.0, 0.3) if has_relations else (mutations, 3.0, 0.5)
         guided_mutations, guidance, explore = (
             default if given is None else given
             for given, default in zip((guided_mutations, guidance, explore), defaults, strict=True)
