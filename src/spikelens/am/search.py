@@ -80,8 +80,7 @@ def search(
     """
     require_integers(1, budget=budget)
     began = time.perf_counter()
-    num_neurons, total = len(archive.scores), len(archive.scores) * budget
-    left = torch.full((num_neurons,), budget)
+    left = torch.full((len(archive.scores),), budget)
     ceilings = torch.as_tensor(ceiling, dtype=torch.float32).cpu()
     curve: list[Tensor] = []
     stop = StopReason.BUDGET
@@ -105,11 +104,11 @@ def search(
         activations, scores = _state(archive)
         curve.append(activations)
         if progress is not None:
+            total = budget * len(left)
             progress(total - int(left.sum()), total, float(activations.mean()))
-    seconds = time.perf_counter() - began
-    curves = torch.stack(curve) if curve else torch.zeros(0, num_neurons)
+    curves = torch.stack(curve) if curve else torch.zeros(0, len(left))
     best = archive.indices[:, 0], archive.activations[:, 0]
-    return SearchResult(*best, curves, budget - left, stop, seconds)
+    return SearchResult(*best, curves, budget - left, stop, time.perf_counter() - began)
 
 
 def _show(
