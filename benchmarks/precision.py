@@ -12,12 +12,27 @@ from hydra.utils import instantiate
 
 from probe import rebuild
 from spikelens.allocator import keep_freed_memory
-from spikelens.am.activations import Recorder, layer_shapes
+from spikelens.am.activations import Recorder, Response, layer_shapes
 from spikelens.am.natural import natural_images
 from spikelens.am.neurons import parse_neurons
 from spikelens.am.objective import Objective
 from spikelens.checkpoints import read_checkpoint
 from spikelens.data.base import unit_range
+
+
+def row(layer: str, columns: list[int], exact: Response, rounded: Response) -> str:
+    """Compare a layer's responses, its neurons in `columns`."""
+    found, other = exact.activations[:, columns], rounded.activations[:, columns]
+    lively = found.amax(0) > 0
+    best = rounded.scores[:, columns].argmax(0, keepdim=True)
+    is_other = (best != exact.scores[:, columns].argmax(0, keepdim=True)).squeeze(0) & lively
+    lost = (found.amax(0) - found.gather(0, best).squeeze(0))[lively]
+    off = (found - other).abs()
+    return (
+        f"| {layer} | {int(lively.sum())} of {len(columns)} "
+        f"| {int(is_other.sum())} | {lost.mean():.4f} | {found[:, lively].mean():.4f} "
+        f"| {off[:, lively].mean():.4f} | {off.max():.4f} |"
+    )
 
 
 def main() -> None:
@@ -52,19 +67,9 @@ def main() -> None:
         "| layer | neurons that spike | another argmax | its rate lost | mean rate | mean | max |"
     )
     print("|---|---|---|---|---|---|---|")
-    for layer in dict.fromkeys(n.layer for n in neurons):
-        columns = [k for k, n in enumerate(neurons) if n.layer == layer]
-        a, b = exact.activations[:, columns], rounded.activations[:, columns]
-        lively = a.amax(0) > 0
-        best = rounded.scores[:, columns].argmax(0, keepdim=True)
-        is_other = (best != exact.scores[:, columns].argmax(0, keepdim=True)).squeeze(0) & lively
-        lost = (a.amax(0) - a.gather(0, best).squeeze(0))[lively]
-        off = (a - b).abs()
-        print(
-            f"| {layer} | {int(lively.sum())} of {len(columns)} "
-            f"| {int(is_other.sum())} | {lost.mean():.4f} | {a[:, lively].mean():.4f} "
-            f"| {off[:, lively].mean():.4f} | {off.max():.4f} |"
-        )
+    for layer in dict.fromkeys(neuron.layer for neuron in neurons):
+        columns = [place for place, neuron in enumerate(neurons) if neuron.layer == layer]
+        print(row(layer, columns, exact, rounded))
 
 
 if __name__ == "__main__":

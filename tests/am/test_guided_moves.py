@@ -19,9 +19,8 @@ def guided():
 
 def mutate(moves, parent, slopes, rate, num):
     parents = torch.tensor(parent).expand(1, num, 3).clone()
-    rates = torch.full((1, num), rate)
     random = torch.Generator().manual_seed(1)
-    return moves.mutate(parents, slopes.expand(1, num, 3, 2), rates, random)[0]
+    return moves.mutate(parents, slopes.expand(1, num, 3, 2), rate, random)[0]
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
@@ -138,18 +137,15 @@ def test_huge_promises_neither_overflow_nor_leave_the_symbols():
 def test_parents_stay_as_they_are(num_neurons, batch, num_modes):
     moves = GuidedMoves(Moves(Box(SIZES[:num_modes])), NEAR, FEATURES[:num_modes])
     parents = torch.zeros(num_neurons, batch, num_modes, dtype=torch.int64)
-    slopes, rates = torch.ones(*parents.shape, 2), torch.ones(num_neurons, batch)
-    moves.mutate(parents, slopes, rates, torch.Generator().manual_seed(0))
+    moves.mutate(parents, torch.ones(*parents.shape, 2), 1.0, torch.Generator().manual_seed(0))
     assert not parents.any()
 
 
-def test_each_child_has_its_own_slopes_and_rate():
-    """Two neurons with two children each: one that likes symbol 1, and one that never mutates."""
-    features = torch.eye(3).expand(3, 3, 3)
-    moves = GuidedMoves(Moves(Box((3, 3, 3))), NEAR, features)
-    slopes = torch.zeros(2, 2, 3, 3)
-    slopes[0, 0, :, 1] = slopes[1, 1, :, 2] = 25.0
-    rates = torch.tensor([[0.5, 0.0], [0.0, 0.5]])
+def test_each_child_has_its_own_slopes():
+    """Two neurons with two children each, of which each likes a symbol of its own."""
+    moves = GuidedMoves(Moves(Box((3, 3, 3))), NEAR, torch.eye(3).expand(3, 3, 3))
+    liked = torch.tensor([[1, 0], [0, 2]])
+    slopes = 25.0 * torch.eye(3)[liked][:, :, None].expand(2, 2, 3, 3)
     parents = torch.zeros(2, 2, 3, dtype=torch.int64)
-    drawn = moves.mutate(parents, slopes, rates, torch.Generator().manual_seed(0))
-    assert drawn.tolist() == [[[1] * 3, [0] * 3], [[0] * 3, [2] * 3]]
+    drawn = moves.mutate(parents, slopes, 0.5, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn, liked[..., None].expand(2, 2, 3))

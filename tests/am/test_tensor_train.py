@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+import trains
 
 from spikelens.am import tensor_train
 
@@ -52,20 +53,20 @@ def test_random_cores_have_the_ranks_of_a_train():
 @pytest.mark.parametrize("sizes", SIZES)
 def test_evaluate_equals_the_dense_tensor(sizes):
     cores = double_cores(sizes, is_signed=True)
-    entries = tensor_train.evaluate(cores, all_indices(sizes))
-    torch.testing.assert_close(entries, tensor_train.dense(cores).flatten(1))
+    entries = trains.evaluate(cores, all_indices(sizes))
+    torch.testing.assert_close(entries, trains.dense(cores).flatten(1))
 
 
 def test_dense_equals_one_contraction():
     first, second, third = double_cores((2, 4, 3))
     full = torch.einsum("kaib,kbjc,kcld->kijl", first, second, third)
-    torch.testing.assert_close(tensor_train.dense([first, second, third]), full)
+    torch.testing.assert_close(trains.dense([first, second, third]), full)
 
 
 @pytest.mark.parametrize("sizes", SIZES)
 def test_right_interfaces_point_along_the_dense_marginals(sizes):
     cores = double_cores(sizes, is_signed=True)
-    interfaces = tensor_train.right_interfaces(cores)
+    interfaces = trains.right_interfaces(cores)
     right = torch.ones(2, 1, 1, dtype=torch.double)
     for core, interface in zip(reversed(cores), reversed(interfaces), strict=True):
         unit = right / right.norm(dim=1, keepdim=True)
@@ -78,7 +79,7 @@ def test_elite_cores_equal_the_sum_over_all_paths_of_elites():
     elites = torch.randint(0, n, (2, num_elites, num_modes), generator=generator(1))
     weights = torch.tensor([[0.7, 0.3], [0.1, 0.9]], dtype=torch.double)
     kernels = random_kernels([n] * num_modes, num_kernels=2)
-    full = tensor_train.dense(tensor_train.elite_cores(elites, weights, kernels, chi))
+    full = trains.dense(trains.elite_cores(elites, weights, kernels, chi))
     for k, index in itertools.product(range(2), itertools.product(range(n), repeat=num_modes)):
         expected = 0.0
         for path in itertools.product(range(num_elites), repeat=num_modes):
@@ -96,17 +97,17 @@ def test_elite_cores_sum_to_one_and_so_does_every_right_marginal(sizes):
     elites = torch.stack([torch.randint(0, n, (2, 4)) for n in sizes], -1)
     weights = torch.softmax(torch.randn(2, 4, dtype=torch.double), -1)
     switch = torch.tensor([0.0, 0.6], dtype=torch.double)
-    cores = tensor_train.elite_cores(elites, weights, random_kernels(sizes), switch)
+    cores = trains.elite_cores(elites, weights, random_kernels(sizes), switch)
     ones = torch.ones(2, dtype=torch.double)
-    torch.testing.assert_close(tensor_train.dense(cores).flatten(1).sum(1), ones)
-    for interface in tensor_train.right_interfaces(cores):
+    torch.testing.assert_close(trains.dense(cores).flatten(1).sum(1), ones)
+    for interface in trains.right_interfaces(cores):
         torch.testing.assert_close(interface, interface[:, :1].expand_as(interface))
 
 
 def test_without_switch_and_mutation_only_elites_are_sampled():
     elites = torch.randint(0, 6, (3, 4, 20), generator=generator())
     keep = [torch.eye(6).unsqueeze(0)] * 20
-    cores = tensor_train.elite_cores(elites, torch.full((3, 4), 0.25), keep, torch.zeros(3))
+    cores = trains.elite_cores(elites, torch.full((3, 4), 0.25), keep, torch.zeros(3))
     draws = tensor_train.sample(cores, 200, generator())
     is_elite = (draws[:, :, None] == elites[:, None]).all(-1)  # (K, M, R)
     assert is_elite.any(-1).all()
@@ -119,14 +120,14 @@ def test_a_uniform_kernel_gives_the_uniform_tensor():
     kernels = [torch.full((1, n, n), 1 / n) for n in sizes]
     elites = torch.zeros(2, 5, 3, dtype=torch.int64)
     weights = torch.full((2, 5), 0.2)
-    cores = tensor_train.elite_cores(elites, weights, kernels, torch.tensor([0.1, 1.0]))
-    torch.testing.assert_close(tensor_train.dense(cores), torch.full((2, *sizes), 1 / 24))
+    cores = trains.elite_cores(elites, weights, kernels, torch.tensor([0.1, 1.0]))
+    torch.testing.assert_close(trains.dense(cores), torch.full((2, *sizes), 1 / 24))
 
 
 def test_elite_cores_want_one_kernel_a_mode():
     elites, weights = torch.zeros(1, 1, 3, dtype=torch.int64), torch.ones(1, 1)
     with pytest.raises(ValueError, match="`kernels` must hold d=3 tensors, but got 2"):
-        tensor_train.elite_cores(elites, weights, random_kernels((2, 2)), torch.zeros(1))
+        trains.elite_cores(elites, weights, random_kernels((2, 2)), torch.zeros(1))
 
 
 @pytest.mark.parametrize("is_elite", [False, True])
@@ -137,8 +138,8 @@ def test_sampled_frequencies_are_the_dense_tensor(is_elite):
         elites = torch.stack([torch.randint(0, n, (2, 3)) for n in sizes], -1)
         weights = torch.tensor([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0]], dtype=torch.double)
         switch = torch.tensor([0.4, 0.4], dtype=torch.double)
-        cores = tensor_train.elite_cores(elites, weights, random_kernels(sizes), switch)
-    full = tensor_train.dense(cores).flatten(1)
+        cores = trains.elite_cores(elites, weights, random_kernels(sizes), switch)
+    full = trains.dense(cores).flatten(1)
     wanted = full / full.sum(1, keepdim=True)
     draws = tensor_train.sample(cores, num, generator())
     places = torch.tensor([8, 8, 2, 1])  # row-major strides of the sizes
@@ -186,7 +187,7 @@ def test_the_generator_decides_the_draws():
 def test_log_likelihood_of_a_non_negative_train_is_its_normalised_entry(sizes):
     # The conditionals telescope where no magnitude is taken of anything negative.
     cores = double_cores(sizes)
-    full = tensor_train.dense(cores).flatten(1)
+    full = trains.dense(cores).flatten(1)
     wanted = (full / full.sum(1, keepdim=True)).log()
     found = tensor_train.log_likelihood(cores, all_indices(sizes))
     torch.testing.assert_close(found, wanted)
@@ -226,7 +227,7 @@ def test_hundreds_of_modes_stay_finite():
     found.sum().backward()
     exact = [core.detach().double() for core in cores]
     scale = 2.5  # keeps the exact product inside the range of a double
-    entries = tensor_train.evaluate([core / scale for core in exact], draws)
+    entries = trains.evaluate([core / scale for core in exact], draws)
     total = torch.ones(2, 1, 1, dtype=torch.double)
     for core in exact:
         total = total @ core.sum(2) / (2 * scale)
@@ -234,4 +235,4 @@ def test_hundreds_of_modes_stay_finite():
     # 576 logarithms of about 0.7, each with float32's relative error of 6e-8 times a few roundings.
     torch.testing.assert_close(found.detach().double(), wanted, rtol=1e-5, atol=1e-3)
     assert all(core.grad.isfinite().all() for core in cores)
-    assert all(z.isfinite().all() for z in tensor_train.right_interfaces(cores))
+    assert all(z.isfinite().all() for z in trains.right_interfaces(cores))

@@ -62,14 +62,14 @@ class GuidedMoves:
 
     @torch.no_grad()
     def mutate(
-        self, parents: Tensor, slopes: Tensor, rates: Tensor, random: torch.Generator
+        self, parents: Tensor, slopes: Tensor, rate: float, random: torch.Generator
     ) -> Tensor:
         """Draw a child of each parent.
 
         Args:
             parents: Multi-indices int64 `(K, b, d)`.
             slopes: What one unit of each feature promises, `(K, b, d, e)`.
-            rates: mu of each child, `(K, b)`, in [0, 1].
+            rate: mu, in [0, 1].
             random: On the parents' device.
 
         Returns:
@@ -83,7 +83,6 @@ class GuidedMoves:
         slopes = slopes.permute(2, 0, 1, 3).reshape(d, k * b, -1)
         present = (slopes * self.features[self._modes, symbols]).sum(2, keepdim=True)
         features = self.features[self._modes, candidates[self.kernel_of_mode]].mT  # (d, e, c)
-        rate = rates.flatten()
         chunk = _CHUNK if parents.device.type == "cpu" else _CHUNK_OF_GPU
         step = max(1, chunk // (k * b * candidates.shape[1]))
         for start in range(0, d, step):

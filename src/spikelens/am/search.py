@@ -104,8 +104,7 @@ def search(
         activations, scores = _state(archive)
         curve.append(activations)
         if progress is not None:
-            total = budget * len(left)
-            progress(total - int(left.sum()), total, float(activations.mean()))
+            progress(int((budget - left).sum()), budget * len(left), float(activations.mean()))
     curves = torch.stack(curve) if curve else torch.zeros(0, len(left))
     best = archive.indices[:, 0], archive.activations[:, 0]
     return SearchResult(*best, curves, budget - left, stop, time.perf_counter() - began)

@@ -3,8 +3,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import trains
 
-from spikelens.am import tensor_train
 from spikelens.am.activations import Response
 from spikelens.am.archive import Archive
 from spikelens.am.box import Box
@@ -56,13 +56,13 @@ def dense_train(archive, order, weights, mu, chi, near):
     """The elite train as a whole tensor, modes in the latent's order."""
     kernels = [(1 - mu) * torch.eye(3) + mu * (near * KERNEL + (1 - near) / 3)] * 3
     path = torch.tensor(order)
-    cores = tensor_train.elite_cores(
+    cores = trains.elite_cores(
         archive.indices[:, :3, path],
         weights,
         [kernel[None] for kernel in kernels],
         torch.tensor([chi]),
     )
-    return tensor_train.dense(cores)[0].permute(torch.argsort(path).tolist())
+    return trains.dense(cores)[0].permute(torch.argsort(path).tolist())
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])

@@ -17,10 +17,12 @@ _NUM_LEARNED = 8  # points that the model must have seen before it guides anythi
 class EliteTT(Optimizer):
     """Sample a train of the elites; let a model of what was shown guide the mutations.
 
-    The train is `tensor_train.elite_cores`, a hidden Markov chain over a neuron's R elites along
-    the space's order: it keeps a run of one elite, switches to another (drawn by rank) with
-    probability chi, and mutates a symbol with probability mu, to a look-alike or to any symbol. Its
-    right interfaces are constant, so that it is sampled by one sweep from left to right. Of most
+    The train is a hidden Markov chain over a neuron's R elites along the space's order: it keeps a
+    run of one elite, switches to another (drawn by rank) with probability chi, and mutates a symbol
+    with probability mu, to a look-alike or to any symbol. Its cores are `G_1[1, x, s] = w_s K_1(x |
+    e_s1)` and `G_j[s', x, s] = T[s', s] K_j(x | e_sj)` with weights w, mutations K and `T = (1 -
+    chi) I + chi 1 w^T`: its right interfaces are constant, so that one sweep from left to right
+    samples it, and no core need be written down. Of most
     proposals the mutations are guided: `spikelens.am.pairwise_model` is fitted to the last
     evaluated points, expanded to first order around what the chain drew, and multiplies each
     symbol's probability by `exp(eta * its promise)`; see `spikelens.am.guided_moves`. Guided
@@ -81,10 +83,8 @@ class EliteTT(Optimizer):
         self.num_elites = min(num_elites, archive.scores.shape[1])
         self.switch, self.guidance = switch, guidance
         self.num_plain = round(explore * batch) if guidance else batch
-        num_modes = len(space.mode_sizes)
-        self.rate, self.guided_rate = (
-            min(number / num_modes, 1.0) for number in (mutations, guided_mutations)
-        )
+        rates = torch.tensor([mutations, guided_mutations]) / len(space.mode_sizes)
+        self.rate, self.guided_rate = rates.clamp_max(1.0).tolist()
         self.mix = torch.tensor([[near, 0.0, 1.0 - near]], device=self.device)
         self.order = space.order.to(self.device)
         self.model = PairwiseModel(
@@ -138,8 +138,7 @@ class EliteTT(Optimizer):
         slopes = self.model.slopes(torch.cat([best, parents], 1))
         gain = self.guided_moves.typical_gain(slopes[:, 0], best.squeeze(1))
         slopes = slopes[:, 1:] * (self.guidance / gain.clamp_min(1e-12))[:, None, None, None]
-        rates = slopes.new_full(parents.shape[:2], self.guided_rate)
-        return self.guided_moves.mutate(parents, slopes, rates, self.random)
+        return self.guided_moves.mutate(parents, slopes, self.guided_rate, self.random)
 
     def _or_sampled(self, proposals: Tensor) -> Tensor:
         """Replace the proposals `(K, b, d)` of neurons that have no elite yet."""
