@@ -40,4 +40,28 @@ def test_an_unknown_precision_is_refused():
     for precision in PRECISIONS:
         require_precision(precision)
     with pytest.raises(ValueError, match="`precision` must be auto, bfloat16, float32, but got '"):
-        autocast("float16", CPU)
+        autocast("float16", CPU).__enter__()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("wish", ["highest", "high"])
+def test_float32_is_float32_on_a_gpu_too(wish):
+    """TF32 keeps 10 bits of a factor; its errors are a thousand times those allowed here."""
+    images, weight = torch.rand(8, 64, 16, 16), torch.rand(64, 64, 3, 3)
+    flat = images.flatten(1)
+    wanted = (
+        torch.nn.functional.conv2d(images.double(), weight.double()),
+        flat.double() @ flat.T.double(),
+    )
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(wish)
+    try:
+        with autocast("float32", torch.device("cuda")):
+            on_gpu = flat.cuda()
+            found = torch.nn.functional.conv2d(images.cuda(), weight.cuda()), on_gpu @ on_gpu.T
+        assert torch.get_float32_matmul_precision() == wish
+    finally:
+        torch.set_float32_matmul_precision(before)
+    for ours, exact in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours.double().cpu(), exact, rtol=2e-6, atol=0)

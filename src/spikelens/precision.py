@@ -1,5 +1,7 @@
 """The precision of a search, by name."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -22,11 +24,14 @@ def require_precision(precision: str) -> None:
         )
 
 
-def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """Return a context in which convolutions and matrix products run in a precision.
+@contextmanager
+def autocast(precision: str, device: torch.device) -> Iterator[None]:
+    """Open a context in which convolutions and matrix products run in a precision.
 
     In `bfloat16` spikes are exact, and membranes, their sums and thresholds stay float32; weights
-    and currents are rounded to 8 bits. `auto` is bfloat16 where the device is faster in it.
+    and currents are rounded to 8 bits. `auto` is bfloat16 where the device is faster in it. In
+    `float32` a GPU, too, computes in float32: by itself it convolves in TF32, of 10 bits, which is
+    enough to move spikes.
 
     Args:
         precision: One of `PRECISIONS`.
@@ -35,7 +40,26 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     Raises:
         ValueError: If the precision is unknown.
     """
-    return torch.autocast(device.type, torch.bfloat16, enabled=is_half(precision, device))
+    half = is_half(precision, device)
+    plain = not half and device.type == "cuda"
+    with (
+        torch.autocast(device.type, torch.bfloat16, enabled=half),
+        _without_tf32() if plain else nullcontext(),
+    ):
+        yield
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    backends: list[Any] = [torch.backends.cudnn.conv, torch.backends.cuda.matmul]  # type: ignore[attr-defined]
+    before = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
 
 
 def is_half(precision: str, device: torch.device) -> bool:

@@ -125,3 +125,20 @@ def test_the_fitting_chunk_shrinks_with_steps_and_layers():
     assert fitting_chunk(build(num_steps=256), (3, 32, 32)) == wanted
     assert fitting_chunk(build(num_steps=4), (3, 32, 32)) == 50
     assert fitting_chunk(build(num_steps=2**14), (3, 32, 32)) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("encoding", ["direct", "latency"])
+def test_a_gpu_counts_the_spikes_that_a_cpu_counts(encoding):
+    """In float32; where a sum's last bits decide on a spike, the two may part."""
+    torch.manual_seed(0)
+    network = small(1, 8, 3, num_steps=16, width=8, encoding=encoding).eval()
+    generator, indices, responses = Bars(side=8), torch.randint(0, 5, (200, 64)), []
+    for device in ("cpu", "cuda"):
+        network.to(device)
+        with Recorder(network, neurons_of(network)) as recorder:
+            response = Objective(generator, recorder)(indices.to(device))
+        responses.append([values.cpu() for values in response])
+    for ours, theirs in zip(*responses, strict=True):
+        assert (ours - theirs).abs().gt(1e-4).float().mean() < 0.01
