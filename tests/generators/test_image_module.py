@@ -81,7 +81,7 @@ def test_the_network_is_frozen_in_evaluation_mode_and_float32():
         (lambda p: (levels(p) - levels(p).mean(0)) / 2 + 0.5, "from its own point alone"),
         (lambda p: levels(p)[:1].abs(), "from its own point alone"),
         (lambda p: torch.rand(len(p), 1, 2, 2), "from one call to the next"),
-        (lambda p: nn.Linear(7, 2)(p), "from float32 (3, 5), but it says: addmm: mat1"),
+        (lambda p: nn.Linear(7, 2)(p), "from float32 (3, 5), but it says: "),
         (lambda p: p.no_such_thing, "(3, 5), but it says: 'Tensor' object has no attribute"),
     ],
 )

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import snntorch
 import torch
@@ -249,7 +250,9 @@ def test_gradients_come_in_the_type_of_the_current(backend, device, num_frames, 
 
 @pytest.mark.skipif(IS_INTERPRETED, reason="this is the interpreter")
 def test_triton_kernels_under_the_interpreter():
-    pytest.importorskip("triton")
+    triton = pytest.importorskip("triton")
+    if triton.__version__ < "3.7" and np.lib.NumpyVersion(np.__version__) >= "2.5.0":
+        pytest.skip("this Triton's interpreter takes arrays of one element for numbers")
     command = [sys.executable, "-m", "pytest", "-q", "-k", "scan_triton", __file__]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
