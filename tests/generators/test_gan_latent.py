@@ -56,12 +56,12 @@ def test_modes_are_coordinates_and_symbols_are_quantiles(sngan, images, indices,
 
 
 def test_a_finer_or_wider_grid_is_the_user_s_choice(sngan):
-    generator = GanLatent(sngan, num_nodes=5, reach=1.0)
+    generator = GanLatent(sngan, num_nodes=5, reach=0.2)
     assert generator.mode_sizes == (5,) * 6
     kernel = generator.neighbours(0)
     assert all(generator.neighbours(mode) is kernel for mode in range(6))
     torch.testing.assert_close(kernel.sum(1), torch.ones(5))
-    assert kernel[0, 1] > GanLatent(sngan, num_nodes=5, reach=9.0).neighbours(0)[0, 1]
+    assert kernel[0, 1] > GanLatent(sngan, num_nodes=5, reach=1.8).neighbours(0)[0, 1]
 
 
 def test_nothing_is_learned_any_more(sngan, images):

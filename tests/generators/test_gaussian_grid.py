@@ -109,7 +109,7 @@ def test_kernel_by_hand():
     assert torch.equal(near_kernel(2, 4.0), torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
     # A reach of almost nothing leaves the nearest ones.
     torch.testing.assert_close(near_kernel(3, 1e-3)[0], torch.tensor([0.0, 1.0, 0.0]))
-    assert torch.equal(GaussianGrid(2, 3, reach=2.0).kernel, near_kernel(3, 2.0))
+    assert torch.equal(GaussianGrid(2, 3, reach=0.5).kernel, near_kernel(3, 1.5))
 
 
 @pytest.mark.parametrize(

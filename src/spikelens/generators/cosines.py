@@ -29,7 +29,7 @@ class Cosines(OverGrid):
         image_size: Side in pixels, or height and width.
         num_frequencies: Cosines k a direction, from 1 to the image's smaller side.
         num_nodes: Symbols a coefficient, at least 2.
-        reach: Standard deviation of a neighbour's distance in symbols, positive.
+        reach: Standard deviation of a neighbour's distance in shares of the symbols, positive.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -48,7 +48,7 @@ class Cosines(OverGrid):
         image_size: int | Sequence[int] = 32,
         num_frequencies: int = 8,
         num_nodes: int = 64,
-        reach: float = 4.0,
+        reach: float = 1 / 16,
     ) -> None:
         if channels not in _AMPLITUDES:
             raise ValueError(f"Argument `channels` must be 1 or 3, but got {channels!r}.")

@@ -29,7 +29,7 @@ class ExternalLatent(OverGrid):
         value_range: Darkest and brightest value of float images; uint8 images have 0 and 255.
         is_map: Whether the network takes z as `(N, d, 1, 1)`.
         num_nodes: Symbols a coordinate, at least 2.
-        reach: Standard deviation of a neighbour's distance in symbols, positive.
+        reach: Standard deviation of a neighbour's distance in shares of the symbols, positive.
         is_sphere: Whether z has the length sqrt(d); see `GaussianGrid`.
         num_encode_steps: Descent steps for an image, positive.
 
@@ -45,7 +45,7 @@ class ExternalLatent(OverGrid):
         value_range: Sequence[float] = (0.0, 1.0),
         is_map: bool = False,
         num_nodes: int = 64,
-        reach: float = 4.0,
+        reach: float = 1 / 16,
         is_sphere: bool = False,
         num_encode_steps: int = 200,
     ) -> None:

@@ -33,7 +33,7 @@ class GanLatent(OverGrid):
         self,
         sngan: SNGAN,
         num_nodes: int = 64,
-        reach: float = 4.0,
+        reach: float = 1 / 16,
         is_sphere: bool = False,
         num_refinements: int = 20,
     ) -> None:
@@ -88,7 +88,7 @@ class GanLatent(OverGrid):
 def load_gan_latent(
     path: str,
     num_nodes: int = 64,
-    reach: float = 4.0,
+    reach: float = 1 / 16,
     is_sphere: bool = False,
     num_refinements: int = 20,
 ) -> GanLatent:
