@@ -6,13 +6,13 @@
         --generators vqvae,sngan=weights/sngan_cifar10.safetensors --device cuda
 
 Neurons are drawn by seed among those that are neither silent nor saturated on natural images. All
-methods of `quality_methods.METHODS` get the same neurons, budget and batch, and those that can
-start somewhere the same natural images. A generator given without a path is the shipped one of
-the network's data set. Raw results go to --out as Parquet, a file for each network, generator,
-layer, method and seed; a file's name holds a digest of all settings and of the code in `am/`, so
-that a command given again runs what is missing and nothing else; --shard 1/2 and --shard 2/2 with
-the same --out spread the work over two processes, and --report then shows what both did. Tables in
-Markdown are printed and saved there, figures beside them.
+methods of `quality_methods.METHODS` get the same neurons, budget, batch and multi-indices, and
+those that can start somewhere the same natural images. A generator given without a path is the
+shipped one of the network's data set. Raw results go to --out as Parquet, a file for each network,
+generator, layer, method and seed; a file's name holds a digest of all settings and of the code in
+`am/`, so that a command given again runs what is missing and nothing else; --shard 1/2 and --shard
+2/2 with the same --out spread the work over two processes, and --report then shows what both did.
+Tables in Markdown are printed and saved there, figures beside them.
 """
 
 import argparse
@@ -98,6 +98,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--budgets", type=numbers, default=[100, 300, 1000, 3000, 10000])
     parser.add_argument("--starts", type=int, default=15, help="natural images looked at first")
     parser.add_argument("--methods", default=";".join(METHODS), help="separated by semicolons")
+    parser.add_argument("--nodes", type=int, default=64, help="symbols a coordinate of a GAN's z")
     parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of the search")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     shard = lambda text: tuple(int(number) for number in text.split("/"))  # noqa: E731
@@ -111,6 +112,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     unknown = sorted(set(args.methods.split(";")) - METHODS.keys())
     if unknown:
         parser.error(f"--methods must be of {'; '.join(METHODS)}, but got {'; '.join(unknown)}")
+    if args.nodes < 2:
+        parser.error(f"--nodes must be at least 2, but got {args.nodes}")
     if min([*args.budgets, args.neurons, args.seeds, args.starts, args.natural]) < 1:
         parser.error("--budgets, --neurons, --seeds, --starts and --natural must be positive")
     if len(args.shard) != 2 or not 1 <= args.shard[0] <= args.shard[1]:

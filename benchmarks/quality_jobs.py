@@ -86,15 +86,13 @@ class Jobs:
                 self._note(f"{trained.name}, {name}", f"there is no {weights}")
                 continue
             digests = {"net": digest_of(path), "generator": digest_of(weights)}
-            variants: dict[int, Encoded] = {}
+            if name == "sngan":
+                digests["nodes"] = str(self.args.nodes)
+            generator = load_generator(name, weights, self.args.nodes).to(self.args.device)
+            cache = self.args.out / "codes" / codes_name(name, trained, digests)
+            encoded = Encoded(name, generator, trained, cache)
+            cast = self._cast(encoded) if cast is None else cast
             for method in self.args.methods.split(";"):
-                num_nodes = METHODS[method].num_nodes if name == "sngan" else 0
-                if num_nodes not in variants:
-                    generator = load_generator(name, weights, num_nodes).to(self.args.device)
-                    cache = self.args.out / "codes" / codes_name(name, num_nodes, trained, digests)
-                    variants[num_nodes] = Encoded(name, generator, trained, cache)
-                encoded = variants[num_nodes]
-                cast = self._cast(encoded) if cast is None else cast
                 reason = why_not(method, name, encoded.generator, self.plan.budget)
                 if reason:
                     self._note(f"{trained.name}, {name}, {method}", reason)
@@ -147,10 +145,11 @@ def names_of(paths: Sequence[str]) -> dict[str, str]:
     }
 
 
-def codes_name(name: str, num_nodes: int, trained: Trained, digests: dict[str, str]) -> str:
+def codes_name(name: str, trained: Trained, digests: dict[str, str]) -> str:
     """Name the file of natural images as a generator's multi-indices by all they depend on."""
     images = hashlib.sha256(trained.natural.images.numpy().tobytes()).hexdigest()[:12]
-    return f"{name}_{num_nodes}_{digests['generator']}_{images}.safetensors"
+    parts = [name, digests.get("nodes", "0"), digests["generator"], images]
+    return "_".join(parts) + ".safetensors"
 
 
 def key_of(method: Method, seed: int, drawn: Drawn, plan: Plan, digests: dict[str, str]) -> str:
@@ -161,7 +160,7 @@ def key_of(method: Method, seed: int, drawn: Drawn, plan: Plan, digests: dict[st
         seed: Of the search.
         drawn: The neurons and the natural images' ranking.
         plan: Budget, starts, precision.
-        digests: Of the files of network and generator.
+        digests: Of the files of network and generator; of a GAN the number of nodes, too.
     """
     optimizer = optimizer_of(method, plan.budget).func  # type: ignore[attr-defined]
     content = {

@@ -18,7 +18,6 @@ from spikelens.generators.base import Generator
 
 CHAMPION = "elite_tt"
 BATCH = 10  # images a round and neuron, for every search that leaves the choice
-_FINE = 4096  # symbols a coordinate: z is continuous for all purposes
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,6 @@ class Method:
         is_seeded: Whether runs with other seeds differ.
         takes_budget: Whether its settings depend on the budget; it is given the largest one.
         latents: Generators that it can search.
-        num_nodes: Symbols a coordinate of a GAN's latent.
     """
 
     target: str
@@ -49,7 +47,6 @@ class Method:
     is_seeded: bool = True
     takes_budget: bool = False
     latents: tuple[str, ...] = ("vqvae", "sngan")
-    num_nodes: int = 64
 
     @property
     def start(self) -> str:
@@ -87,11 +84,9 @@ METHODS: dict[str, Method] = {
         )
         for preset in _PRESETS
     },
-    "cma": Method("cma:Cma", {"kind": "cma"}, latents=("sngan",), num_nodes=_FINE),
-    "sep_cma": Method("cma:Cma", {"kind": "sep_cma"}, latents=("sngan",), num_nodes=_FINE),
-    "cma on the sphere": Method(
-        "cma:Cma", {"kind": "cma", "is_sphere": True}, latents=("sngan",), num_nodes=_FINE
-    ),
+    "cma": Method("cma:Cma", {"kind": "cma"}, latents=("sngan",)),
+    "sep_cma": Method("cma:Cma", {"kind": "sep_cma"}, latents=("sngan",)),
+    "cma on the sphere": Method("cma:Cma", {"kind": "cma", "is_sphere": True}, latents=("sngan",)),
     **{
         f"nevergrad {name}": Method(
             "nevergrad_search:NevergradSearch", {"algorithm": name}, takes_budget=True
