@@ -85,7 +85,9 @@ class Danger:
 
 
 @pytest.mark.parametrize(
-    "content", [{"fc.weight": torch.zeros(3)}, {"x": 1}, [1], Danger()], ids=str
+    "content",
+    [{"fc.weight": torch.zeros(3)}, {"x": 1}, [1], Danger()],
+    ids=["tensors", "numbers", "list", "code"],
 )
 def test_other_files_are_refused_and_run_nothing(tmp_path, content):
     torch.save(content, tmp_path / "x.pth")
