@@ -147,9 +147,35 @@ def test_one_of_few_columns_is_fitted_whenever_there_is_a_new_point():
     assert model.num_fits == 2
 
 
-@pytest.mark.parametrize(("num_groups", "few", "window"), [(2, 1, 7), (1, 1, 9), (2, 99, 9)])
-def test_more_points_are_remembered_where_that_costs_little(monkeypatch, num_groups, few, window):
-    monkeypatch.setattr("spikelens.am.pairwise_model._FEW", few)
+@pytest.mark.parametrize("window", [400, 30])
+def test_the_last_points_come_back_in_order_with_what_was_learned_of_them(window):
+    """Additive functions, of points of their own, in pieces that do not divide the window."""
+    values = torch.randn(2, 2, 5, generator=torch.Generator().manual_seed(1))
+    points = torch.stack([points_of(91, (5, 5), seed) for seed in range(2)])
+    scores = values.gather(2, points.mT).sum(1)
+    model = PairwiseModel(Box((5, 5)), 2, window=window, ridge=1e-4)
+    for start in range(0, 91, 7):
+        model.add(points[:, start : start + 7], scores[:, start : start + 7])
+    assert model.has_own(30)
+    assert not model.has_own(92)
+    model.fit()
+    indices, known, fitted = model.latest(12)
+    assert torch.equal(indices, points[:, -12:])
+    assert torch.equal(known, scores[:, -12:])
+    found = fitted * model.scores.abs().amax(1, keepdim=True)
+    constant = (known - found).mean(1, keepdim=True)
+    torch.testing.assert_close(found + constant, known, atol=0.01, rtol=0)
+
+
+def test_points_of_a_pool_are_nobodys_own():
+    model = PairwiseModel(Box((3, 5)), 2)
+    assert not model.has_own(1)
+    model.add(points_of(20, (3, 5))[None], torch.rand(2, 20))
+    assert not model.has_own(1)
+
+
+@pytest.mark.parametrize(("num_groups", "window"), [(2, 7), (1, 9)])
+def test_more_points_are_remembered_where_they_are_the_same_for_all(num_groups, window):
     model = PairwiseModel(Box((3, 5)), 2, window=7, pool_window=9)
     points = torch.stack([points_of(20, (3, 5))] * num_groups)
     model.add(points, torch.rand(2, 20))

@@ -1,6 +1,7 @@
 """Maximize any function of integers: a search without networks or images."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from inspect import Parameter, signature
 from typing import Any
 
@@ -15,6 +16,9 @@ from spikelens.am.optimizers.elite_tt import EliteTT
 from spikelens.am.search import Progress, SearchResult, search
 from spikelens.arguments import require_integers, to_tensor
 
+# Of a rugged function the best points matter, not where the last ones lead.
+ELITES_OF_ALL_TIMES = partial(EliteTT, recent=None)
+
 
 def maximize(
     objective: Callable[[Tensor], Any],
@@ -22,7 +26,7 @@ def maximize(
     budget: int,
     *,
     num_functions: int = 1,
-    optimizer: Callable[..., Optimizer] = EliteTT,
+    optimizer: Callable[..., Optimizer] = ELITES_OF_ALL_TIMES,
     start: Any = None,
     prior: Sequence[Any] | None = None,
     neighbours: Sequence[Any] | None = None,
@@ -48,7 +52,8 @@ def maximize(
             each function profits from all of them.
         num_functions: Number of functions K.
         optimizer: Builds an optimizer from a latent space, an archive and `seed`: a class of
-            `spikelens.am.optimizers`, or a `functools.partial` of one.
+            `spikelens.am.optimizers`, or a `functools.partial` of one. The default is `EliteTT`
+            with elites of all times.
         start: Points to evaluate first, `(m, d)`; they count.
         prior: See `spikelens.am.box.Box`.
         neighbours: See `Box`.

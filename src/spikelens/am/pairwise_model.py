@@ -24,14 +24,13 @@ class PairwiseModel:
 
     The last `window` points count. The normal equations are those of the columns, or, if the
     window is smaller, of the points: their dual. The Gram matrix of either is kept up to date. A
-    model of no more than 256 columns has the larger window and is fitted for each new point.
+    model of no more than 256 columns is fitted for each new point.
 
     Args:
         space: `embed` says what symbols stand for, `relations` which modes belong together.
         num_neurons: Number of functions K.
         window: Points remembered of each function's own, positive.
-        pool_window: Points remembered where they are the same for several functions, or where
-            columns are few, positive: Gram matrices are then one, or small.
+        pool_window: Points remembered where they are the same for several functions, positive.
         ridge: Penalty in units of the mean squared distance of a point from the points' mean,
             positive.
         is_pairwise: Whether the relations of the space count.
@@ -60,10 +59,12 @@ class PairwiseModel:
         self.num_seen = self.num_fits = self.window = 0
         self.scores = torch.zeros(num_neurons, 0, device=device)  # (K, window)
         self._reference = torch.zeros(0)  # point that the others are counted from, (G, 1, columns)
-        self.points = torch.zeros(0)  # (G, window, columns)
+        self.indices = torch.zeros(0, dtype=torch.int64, device=device)  # (G, window, d)
+        self.points = torch.zeros(0)  # their columns, (G, window, columns)
         self.gram = torch.zeros(0)  # of columns or points, (G, m, m)
         self._largest_trace = torch.zeros(0)  # of it since it was computed whole, (G,)
         self._num_new = 0  # points since it was fitted
+        self._solution = torch.zeros(0)  # (1, K, columns), or of own points (K, 1, columns)
         self._own = torch.zeros(0)  # A_j + B, (K, d, e)
         self._couplings: list[Tensor] = []  # C_g, (K, e, e)
 
@@ -76,7 +77,7 @@ class PairwiseModel:
             scores: `(K, M)`; what is not finite counts as the function's mean.
         """
         if not self.window:
-            self._make_room(len(points))
+            self._make_room(len(points), scores.dtype)
         if points.shape[1] > self.window:  # of each neuron's some
             some = torch.linspace(0, points.shape[1] - 1, self.window, device=points.device).long()
             points, scores = points[:, some], scores[:, some]
@@ -86,8 +87,8 @@ class PairwiseModel:
         rows = columns - self._reference
         places = (self.num_seen + torch.arange(rows.shape[1], device=rows.device)) % self.window
         self._replace(places, rows)
-        scores = scores.float()
-        self.scores[:, places] = scores.where(scores.isfinite(), torch.nan)
+        self.indices[:, places] = points
+        self.scores[:, places] = scores.where(scores.isfinite(), torch.nan).to(self.scores)
         self.num_seen += rows.shape[1]
         self._num_new += rows.shape[1]
 
@@ -97,8 +98,9 @@ class PairwiseModel:
         renewed = 0 if self._has_few_columns else _RENEWED * num
         if self.num_fits and self._num_new < max(1, renewed):
             return
-        own, *shared = self._solution(num).split(self._widths, 2)
-        d, _, e = self.features.shape  # solutions are (1, K, columns) or (K, 1, columns)
+        self._solution = self._solve(num)
+        own, *shared = self._solution.split(self._widths, 2)
+        d, _, e = self.features.shape
         self._own = own.reshape(-1, d, e)
         if shared:
             self._own = self._own + shared[0].reshape(-1, 1, e)
@@ -121,6 +123,25 @@ class PairwiseModel:
             by_left = torch.einsum("kij,kbpi->kbpj", coupling, parts[:, :, left])
             slopes.index_add_(2, left, by_right).index_add_(2, right, by_left)
         return slopes
+
+    def has_own(self, num: int) -> bool:
+        """Tell whether the last `num` points remembered are each function's own."""
+        return len(self.points) == len(self.scores) and num <= min(self.num_seen, self.window)
+
+    def latest(self, num: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the last points remembered of each function's own, no more than `num`.
+
+        `fit` must have been called.
+
+        Returns:
+            Multi-indices int64 `(K, m, d)`; scores `(K, m)`, NaN for what was not finite; and f
+            there `(K, m)`, but for a constant and in units of the function's largest magnitude.
+        """
+        num = min(num, self.num_seen, self.window)
+        places = torch.arange(self.num_seen - num, self.num_seen, device=self.points.device)
+        places = places % self.window
+        fitted = (self.points[:, places] @ self._solution.mT).squeeze(2)
+        return self.indices[:, places], self.scores[:, places], fitted
 
     def _replace(self, places: Tensor, rows: Tensor) -> None:
         if self._is_dual:
@@ -145,10 +166,12 @@ class PairwiseModel:
     def _is_dual(self) -> bool:
         return self.window < self.points.shape[2]
 
-    def _make_room(self, num_groups: int) -> None:
+    def _make_room(self, num_groups: int, dtype: torch.dtype) -> None:
         num_neurons = len(self.scores)
-        self.window = self.windows[num_groups < num_neurons or self._has_few_columns]
-        self.scores = self.scores.new_zeros(num_neurons, self.window)
+        self.window = self.windows[num_groups < num_neurons]
+        dtype = torch.promote_types(dtype, torch.float32)
+        self.scores = self.scores.new_zeros(num_neurons, self.window, dtype=dtype)
+        self.indices = self.indices.new_zeros(num_groups, self.window, len(self.features))
         self.points = self.features.new_zeros(num_groups, self.window, sum(self._widths))
         num = min(self.points.shape[1:])
         self.gram = self.features.new_zeros(num_groups, num, num)
@@ -180,13 +203,14 @@ class PairwiseModel:
             columns.append((parts[:, :, left].mT @ parts[:, :, right]).flatten(2))
         return torch.cat(columns, 2)
 
-    def _solution(self, num: int) -> Tensor:
+    def _solve(self, num: int) -> Tensor:
         scores = self.scores[:, :num]
         largest = scores.abs().nan_to_num(0.0).amax(1, keepdim=True)
         scores = scores / largest.clamp_min(torch.finfo(scores.dtype).tiny)  # sums stay finite
         # Twice, as what rounding leaves of a mean would be taken for a slope: points have one too.
         scores = scores - scores.nanmean(1, keepdim=True)
-        scores = (scores - scores.nanmean(1, keepdim=True)).nan_to_num(0.0)  # (K, M)
+        scores = (scores - scores.nanmean(1, keepdim=True)).nan_to_num(0.0)
+        scores = scores.to(self.points)  # (K, M)
         targets = scores.T[None] if len(self.points) == 1 else scores[..., None]  # (G, M, K or 1)
         gram, penalty = self._centred_gram(num)
         gram.diagonal(dim1=1, dim2=2).add_(penalty[:, None])

@@ -9,7 +9,7 @@ from spikelens.am.activations import Response
 from spikelens.am.archive import Archive
 from spikelens.am.box import Box
 from spikelens.am.maximize import maximize
-from spikelens.am.optimizers.elite_tt import EliteTT
+from spikelens.am.optimizers.elite_tt import EliteTT, rank_weights
 
 KERNEL = torch.tensor([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.1, 0.9, 0.0]])
 PRIORS = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]])
@@ -39,7 +39,9 @@ def model_of(slopes):
     def everywhere(points):
         return slopes[:, None].expand(-1, points.shape[1], -1, -1)
 
-    return SimpleNamespace(num_seen=100, fit=lambda: None, slopes=everywhere)
+    return SimpleNamespace(
+        num_seen=100, fit=lambda: None, slopes=everywhere, has_own=lambda num: False
+    )
 
 
 def frequencies(optimizer, rounds=1):
@@ -70,7 +72,7 @@ def test_plain_proposals_follow_the_dense_train(order):
     mu, chi, near = 0.4, 0.3, 0.6
     elites = [[0, 1, 2], [2, 2, 0], [1, 0, 0]]
     optimizer = many_of(elites, order, chi, near, mutations=3 * mu, guidance=0.0)
-    expected = dense_train(optimizer.archive, order, optimizer._weights(), mu, chi, near)
+    expected = dense_train(optimizer.archive, order, rank_weights(torch.ones(1, 3)), mu, chi, near)
     # Standard error of a frequency is at most sqrt(.25 / 2e5) = .0011; 27 cells, 5 sigma.
     found = frequencies(optimizer)
     torch.testing.assert_close(found, expected.flatten(), atol=0.0056, rtol=0)
@@ -86,7 +88,8 @@ def test_guided_proposals_follow_the_chain_and_then_the_model(order):
     optimizer.model = model_of(slopes)
     promises = torch.einsum("de,dne->dn", slopes[0], optimizer.guided_moves.features)
     eta = 0.7 / optimizer.guided_moves.typical_gain(slopes, archive.indices[:, 0])
-    parents = dense_train(archive, order, optimizer._weights(), 0.0, chi, near)
+    weights = rank_weights(archive.scores[:, :3].isfinite())
+    parents = dense_train(archive, order, weights, 0.0, chi, near)
     expected = torch.zeros(3, 3, 3)
     for parent in parents.nonzero().tolist():
         rows = []
@@ -136,6 +139,63 @@ def test_a_pool_learns_what_symbols_add():
     assert share(0.0) < 0.80
 
 
+def copied(optimizer):
+    """What the search copies when it changes nothing, each once."""
+    return set(map(tuple, optimizer.ask()[0].tolist()))
+
+
+def after(points, scores, recent, capacity=4):
+    """A search that copies its elites, and has been shown points with the scores `(M,)`."""
+    archive = Archive(1, 3, capacity)
+    optimizer = EliteTT(
+        three_symbols(),
+        archive,
+        recent=recent,
+        batch=500,
+        switch=0.0,
+        mutations=0.0,
+        guided_mutations=0.0,
+    )
+    answers = scores[:, None]
+    archive.add(points, Response(answers, answers))
+    optimizer.watch(points[None], scores[None])
+    return optimizer
+
+
+def all_points():
+    return torch.cartesian_prod(*[torch.arange(3)] * 3)
+
+
+def test_elites_are_the_better_third_of_the_last_points_by_score_and_model():
+    points = all_points()
+    scores = points.sum(1).float()
+    scores[0] = 100.0  # the best of all times, long ago
+    scores[20] += 1.0  # by luck: (2, 0, 2) has 5
+    optimizer = after(points, scores, recent=9)
+    optimizer.model.fit()
+    _, shown, fitted = optimizer.model.latest(9)
+    by_both = (shown - shown.mean()) / shown.std() + (fitted - fitted.mean()) / fitted.std()
+    wanted = points[18:][by_both[0].topk(3).indices]
+    assert copied(optimizer) == set(map(tuple, wanted.tolist()))
+    assert copied(after(points, scores, recent=None, capacity=1)) == {(0, 0, 0)}
+
+
+def test_until_enough_was_shown_elites_are_those_of_all_times():
+    points = all_points()
+    scores = torch.linspace(1, 0, 27)
+    assert copied(after(points, scores, recent=28)) == set(map(tuple, points[:4].tolist()))
+    assert copied(after(points, scores, recent=27)) != set(map(tuple, points[:4].tolist()))
+
+
+def test_what_has_no_finite_score_is_no_elite():
+    points = all_points()
+    scores = torch.linspace(0, 1, 27)
+    scores[18:26] = torch.nan
+    assert copied(after(points, scores, recent=9)) == {(2, 2, 2)}
+    scores[26] = -torch.inf  # none of the last ones: the best of all times
+    assert copied(after(points, scores, recent=9)) == {tuple(points[17].tolist())}
+
+
 @pytest.mark.parametrize("explore", [0.0, 0.5, 1.0])
 def test_without_switch_and_mutation_elites_come_back(explore):
     elites = [[0, 1, 2], [2, 2, 0]]
@@ -172,6 +232,7 @@ def test_an_empty_archive_samples_the_prior():
     ("arguments", "says"),
     [
         ({"num_elites": 0}, "`num_elites` must be a positive integer, but got 0"),
+        ({"recent": 7}, "`recent` must be an integer of at least 8, but got 7"),
         ({"switch": 1.5}, r"`switch` must lie in \[0, 1\], but got 1.5"),
         ({"mutations": -1.0}, "`mutations` must not be negative"),
         ({"guided_mutations": -1.0}, "`guided_mutations` must not be negative"),

@@ -1,5 +1,7 @@
 """The elite tensor train: a sampling train written down in closed form from the elites."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,8 @@ from spikelens.arguments import require_amounts, require_integers, require_share
 from spikelens.generators.base import LatentSpace
 
 _NUM_LEARNED = 8  # points that the model must have seen before it guides anything
+_WINDOW = 400  # points of a neuron's own that it learns from
+_BETTER_SHARE = 1 / 3  # of recent points that are elites
 
 
 class EliteTT(Optimizer):
@@ -22,8 +26,14 @@ class EliteTT(Optimizer):
     with probability mu, to a look-alike or to any symbol. Its cores are `G_1[1, x, s] = w_s K_1(x |
     e_s1)` and `G_j[s', x, s] = T[s', s] K_j(x | e_sj)` with weights w, mutations K and `T = (1 -
     chi) I + chi 1 w^T`: its right interfaces are constant, so that one sweep from left to right
-    samples it, and no core need be written down. Of most
-    proposals the mutations are guided: `spikelens.am.pairwise_model` is fitted to the last
+    samples it, and no core need be written down.
+
+    Elites are at first the best points of all times, then the better third of a neuron's last
+    points, by the sum of standardised score and model: among points that came out best by luck, or
+    along a slope that leads on, the search does not stay. What is best of all is kept in the
+    archive.
+
+    Of most proposals the mutations are guided: `spikelens.am.pairwise_model` is fitted to the last
     evaluated points, expanded to first order around what the chain drew, and multiplies each
     symbol's probability by `exp(eta * its promise)`; see `spikelens.am.guided_moves`. Guided
     proposals may be bold; the plain ones are timid, and show the model what it would not have
@@ -34,7 +44,10 @@ class EliteTT(Optimizer):
         archive: See `Optimizer`; its elites are the train. Empty: the space is sampled.
         seed: See `Optimizer`.
         batch: See `Optimizer`.
-        num_elites: Elites R in the train, positive.
+        num_elites: Elites of all times R, positive; no more than the archive keeps.
+        recent: Last points of a neuron's own of which the better third are its elites, at least 8.
+            None, in a pool, without a model, and until it has been shown as many: its elites are
+            the archive's, those of all times.
         switch: chi, in [0, 1].
         mutations: Expected number of mutated symbols of a plain proposal, mu * d, not negative.
         guided_mutations: The same of a guided one, if the model promised nothing. None: 8 in a
@@ -44,7 +57,7 @@ class EliteTT(Optimizer):
             symbols are promised beyond these, not negative; 0 for no model. None: 4 in a space
             with relations, else 3.
         explore: Share of proposals that are plain, in [0, 1], of a batch rounded to whole ones.
-            None: .3 in a space with relations, else .5.
+            None: 0 in a space with relations, else .5.
         is_pairwise: Whether the model has terms that are shared by all places; else it is additive.
 
     Raises:
@@ -61,6 +74,7 @@ class EliteTT(Optimizer):
         seed: int = 0,
         batch: int = 10,
         num_elites: int = 20,
+        recent: int | None = 100,
         switch: float = 0.2,
         mutations: float = 1.5,
         guided_mutations: float | None = None,
@@ -72,15 +86,16 @@ class EliteTT(Optimizer):
         super().__init__(space, archive, seed=seed, batch=batch)
         # A model with shared terms learns from few points: it is trusted, and may be bold.
         has_relations = bool(getattr(space, "relations", ()))
-        defaults = (8.0, 4.0, 0.3) if has_relations else (mutations, 3.0, 0.5)
+        defaults = (8.0, 4.0, 0.0) if has_relations else (mutations, 3.0, 0.5)
         guided_mutations, guidance, explore = (
             default if given is None else given
             for given, default in zip((guided_mutations, guidance, explore), defaults, strict=True)
         )
         require_integers(1, num_elites=num_elites)
+        require_integers(_NUM_LEARNED, recent=_NUM_LEARNED if recent is None else recent)
         require_shares(switch=switch, near=near, explore=explore)
         require_amounts(mutations=mutations, guided_mutations=guided_mutations, guidance=guidance)
-        self.num_elites = min(num_elites, archive.scores.shape[1])
+        self.num_elites, self.recent = min(num_elites, archive.scores.shape[1]), recent
         self.switch, self.guidance = switch, guidance
         self.num_plain = round(explore * batch) if guidance else batch
         rates = torch.tensor([mutations, guided_mutations]) / len(space.mode_sizes)
@@ -88,7 +103,11 @@ class EliteTT(Optimizer):
         self.mix = torch.tensor([[near, 0.0, 1.0 - near]], device=self.device)
         self.order = space.order.to(self.device)
         self.model = PairwiseModel(
-            space, self.num_neurons, is_pairwise=is_pairwise, device=self.device
+            space,
+            self.num_neurons,
+            window=max(_WINDOW, recent or 0),
+            is_pairwise=is_pairwise,
+            device=self.device,
         )
         self.moves = Moves(space, self.device)
         self.guided_moves = GuidedMoves(self.moves, near, self.model.features)
@@ -100,8 +119,10 @@ class EliteTT(Optimizer):
             self.model.add(points, scores)
 
     def _propose(self) -> Tensor:
-        parents = self._follow()
         is_guided = self.num_plain < self.batch and self.model.num_seen >= _NUM_LEARNED
+        if is_guided:
+            self.model.fit()
+        parents = self._follow(*self._elites())
         num_plain = self.num_plain if is_guided else self.batch
         proposals = []
         if num_plain:
@@ -116,15 +137,28 @@ class EliteTT(Optimizer):
         kinds = draw_kinds(mix, rates, parents.shape[2], self.random)
         return self.moves.mutate(parents, kinds, self.random)
 
-    def _follow(self) -> Tensor:
-        """Draw what the chain copies from the elites, `(K, b, d)`."""
-        elites = self.archive.indices[:, : self.num_elites]
+    def _elites(self) -> tuple[Tensor, Tensor]:
+        """Return the multi-indices in the train, best first, `(K, R, d)`, and which there are."""
+        if self.recent is None or not self.model.has_own(self.recent):
+            is_known = self.archive.scores[:, : self.num_elites].isfinite()
+            return self.archive.indices[:, : self.num_elites], is_known
+        recent, scores, fitted = self.model.latest(self.recent)
+        is_new = scores.isfinite()
+        merits = _standardised(scores, is_new) + _standardised(fitted, is_new)
+        num_elites = math.ceil(_BETTER_SHARE * self.recent)
+        merits, places = merits.masked_fill(~is_new, -torch.inf).topk(num_elites, 1)
+        elites = recent.gather(1, places[..., None].expand(-1, -1, recent.shape[2]))
+        has_new = is_new.any(1)[:, None, None]  # else all were infeasible, say
+        return elites.where(has_new, self.archive.indices[:, :1]), merits.isfinite()
+
+    def _follow(self, elites: Tensor, is_known: Tensor) -> Tensor:
+        """Draw what the chain copies from the elites `(K, R, d)` that there are, `(K, b, d)`."""
         k, _, d = elites.shape
         shape = k, self.batch, d
         redraws = torch.rand(shape, generator=self.random, device=self.device) < self.switch
         redraws[..., 0] = True
         drawn = torch.multinomial(
-            self._weights(), self.batch * d, replacement=True, generator=self.random
+            rank_weights(is_known), self.batch * d, replacement=True, generator=self.random
         )
         steps = torch.arange(d, device=self.device)
         since = steps.where(redraws, 0).cummax(2).values  # the step at which it was drawn
@@ -133,7 +167,6 @@ class EliteTT(Optimizer):
         return elites.gather(1, states)
 
     def _guided(self, parents: Tensor) -> Tensor:
-        self.model.fit()
         best = self.archive.indices[:, :1]
         slopes = self.model.slopes(torch.cat([best, parents], 1))
         gain = self.guided_moves.typical_gain(slopes[:, 0], best.squeeze(1))
@@ -154,10 +187,21 @@ class EliteTT(Optimizer):
     def _learn(self, own: Tensor) -> None:
         pass  # the archive has the elites, and `watch` saw the rest
 
-    def _weights(self) -> Tensor:
-        """Return the elites' weights by rank, `(K, R)`, rows sum to 1."""
-        ranks = torch.arange(1, self.num_elites + 1, device=self.device)
-        weights = torch.log(torch.tensor(self.num_elites + 0.5)) - ranks.log()
-        weights = weights * self.archive.scores[:, : self.num_elites].isfinite()
-        weights[:, 0] += weights.sum(1) == 0  # an empty archive: any state will do
-        return weights / weights.sum(1, keepdim=True)
+
+def rank_weights(is_known: Tensor) -> Tensor:
+    """Return elites' weights by rank, rows sum to 1, for bool `(K, R)`: which there are."""
+    num = is_known.shape[1]
+    weights = math.log(num + 0.5) - torch.arange(1, num + 1, device=is_known.device).log()
+    weights = weights * is_known
+    weights[:, 0] += weights.sum(1) == 0  # no elite: any state will do
+    return weights / weights.sum(1, keepdim=True)
+
+
+def _standardised(values: Tensor, is_known: Tensor) -> Tensor:
+    """Return values `(K, m)` less their mean, by their standard deviation, over what is known."""
+    values = values.where(is_known, 0.0)
+    values = values / values.abs().amax(1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
+    num = is_known.sum(1, keepdim=True).clamp_min(1)
+    values = (values - values.sum(1, keepdim=True) / num).where(is_known, 0.0)
+    deviation = (values.square().sum(1, keepdim=True) / num).sqrt()
+    return values / deviation.clamp_min(torch.finfo(values.dtype).eps)
