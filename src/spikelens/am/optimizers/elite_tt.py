@@ -15,6 +15,7 @@ from spikelens.generators.base import LatentSpace
 
 _NUM_LEARNED = 8  # points that the model must have seen before it guides anything
 _WINDOW = 400  # points of a neuron's own that it learns from
+_SETTLED = 3  # times as many as are recent must have been shown before those of old are let go
 _BETTER_SHARE = 1 / 3  # of recent points that are elites
 
 
@@ -46,8 +47,8 @@ class EliteTT(Optimizer):
         batch: See `Optimizer`.
         num_elites: Elites of all times R, positive; no more than the archive keeps.
         recent: Last points of a neuron's own of which the better third are its elites, at least 8.
-            None, in a pool, without a model, and until it has been shown as many: its elites are
-            the archive's, those of all times.
+            None, in a pool, without a model, and until it has been shown three times as many: its
+            elites are the archive's, those of all times.
         switch: chi, in [0, 1].
         mutations: Expected number of mutated symbols of a plain proposal, mu * d, not negative.
         guided_mutations: The same of a guided one, if the model promised nothing. None: 8 in a
@@ -105,7 +106,7 @@ class EliteTT(Optimizer):
         self.model = PairwiseModel(
             space,
             self.num_neurons,
-            window=max(_WINDOW, recent or 0),
+            window=max(_WINDOW, _SETTLED * (recent or 0)),
             is_pairwise=is_pairwise,
             device=self.device,
         )
@@ -139,7 +140,7 @@ class EliteTT(Optimizer):
 
     def _elites(self) -> tuple[Tensor, Tensor]:
         """Return the multi-indices in the train, best first, `(K, R, d)`, and which there are."""
-        if self.recent is None or not self.model.has_own(self.recent):
+        if self.recent is None or not self.model.has_own(_SETTLED * self.recent):
             is_known = self.archive.scores[:, : self.num_elites].isfinite()
             return self.archive.indices[:, : self.num_elites], is_known
         recent, scores, fitted = self.model.latest(self.recent)
