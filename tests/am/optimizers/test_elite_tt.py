@@ -139,6 +139,26 @@ def test_a_pool_learns_what_symbols_add():
     assert share(0.0) < 0.80
 
 
+@pytest.mark.parametrize(("is_pooled", "has_relations", "num"), [
+    (False, True, 0), (True, True, 3), (False, False, 5), (True, False, 5)
+])  # fmt: skip
+def test_how_many_proposals_are_plain(is_pooled, has_relations, num):
+    """Plain ones change nothing here, guided ones nearly all."""
+    space, archive = Box([8] * 20), Archive(2, 20)
+    if has_relations:
+        space.relations = [torch.tensor([[mode, mode + 1] for mode in range(19)])]
+    optimizer = EliteTT(space, archive, switch=0.0, mutations=0.0, guided_mutations=20.0)
+    points = torch.randint(8, (2, 12, 20), generator=torch.Generator().manual_seed(0))
+    scores = torch.rand(24, 2, generator=torch.Generator().manual_seed(1))
+    archive.add(points.flatten(0, 1), Response(scores, scores))
+    if is_pooled:
+        optimizer.watch(points.flatten(0, 1)[None], scores.T)
+    else:
+        optimizer.watch(points, scores.T[:, :12])
+    is_elite = (optimizer.ask()[:, :, None] == archive.indices[:, None]).all(3).any(2)
+    assert is_elite.sum(1).tolist() == [num, num]
+
+
 def copied(optimizer):
     """What the search copies when it changes nothing, each once."""
     return set(map(tuple, optimizer.ask()[0].tolist()))

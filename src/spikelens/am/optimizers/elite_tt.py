@@ -16,6 +16,7 @@ from spikelens.generators.base import LatentSpace
 _NUM_LEARNED = 8  # points that the model must have seen before it guides anything
 _WINDOW = 400  # points of a neuron's own that it learns from
 _SETTLED = 3  # times as many as are recent must have been shown before those of old are let go
+_PLAIN_IN_POOL = 0.3  # share of proposals; a model of points of others is less certain of one's own
 _BETTER_SHARE = 1 / 3  # of recent points that are elites
 
 
@@ -58,7 +59,7 @@ class EliteTT(Optimizer):
             symbols are promised beyond these, not negative; 0 for no model. None: 4 in a space
             with relations, else 3.
         explore: Share of proposals that are plain, in [0, 1], of a batch rounded to whole ones.
-            None: 0 in a space with relations, else .5.
+            None: in a space with relations 0, or in a pool .3; else .5.
         is_pairwise: Whether the model has terms that are shared by all places; else it is additive.
 
     Raises:
@@ -88,6 +89,7 @@ class EliteTT(Optimizer):
         # A model with shared terms learns from few points: it is trusted, and may be bold.
         has_relations = bool(getattr(space, "relations", ()))
         defaults = (8.0, 4.0, 0.0) if has_relations else (mutations, 3.0, 0.5)
+        explores_more = has_relations and explore is None
         guided_mutations, guidance, explore = (
             default if given is None else given
             for given, default in zip((guided_mutations, guidance, explore), defaults, strict=True)
@@ -98,7 +100,10 @@ class EliteTT(Optimizer):
         require_amounts(mutations=mutations, guided_mutations=guided_mutations, guidance=guidance)
         self.num_elites, self.recent = min(num_elites, archive.scores.shape[1]), recent
         self.switch, self.guidance = switch, guidance
-        self.num_plain = round(explore * batch) if guidance else batch
+        shares = explore, (_PLAIN_IN_POOL if explores_more else explore)
+        self.num_plain, self.num_plain_pooled = (
+            round(share * batch) if guidance else batch for share in shares
+        )
         rates = torch.tensor([mutations, guided_mutations]) / len(space.mode_sizes)
         self.rate, self.guided_rate = rates.clamp_max(1.0).tolist()
         self.mix = torch.tensor([[near, 0.0, 1.0 - near]], device=self.device)
@@ -116,15 +121,16 @@ class EliteTT(Optimizer):
 
     def watch(self, points: Tensor, scores: Tensor) -> None:
         """Let the model learn from all that was shown; see `Optimizer`."""
-        if self.num_plain < self.batch:
+        if min(self.num_plain, self.num_plain_pooled) < self.batch:
             self.model.add(points, scores)
 
     def _propose(self) -> Tensor:
-        is_guided = self.num_plain < self.batch and self.model.num_seen >= _NUM_LEARNED
+        num_plain = self.num_plain if self.model.has_own(1) else self.num_plain_pooled
+        is_guided = num_plain < self.batch and self.model.num_seen >= _NUM_LEARNED
         if is_guided:
             self.model.fit()
         parents = self._follow(*self._elites())
-        num_plain = self.num_plain if is_guided else self.batch
+        num_plain = num_plain if is_guided else self.batch
         proposals = []
         if num_plain:
             proposals.append(self._mutated(parents[:, :num_plain]))
