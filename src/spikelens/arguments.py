@@ -1,5 +1,6 @@
 """Checks of arguments, with one wording for all."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -52,17 +53,19 @@ def require_shares(**values: float) -> None:
 
 
 def require_amounts(**values: float) -> None:
-    """Refuse negative values.
+    """Refuse values that are negative or infinite.
 
     Args:
         **values: Argument values by argument name.
 
     Raises:
-        ValueError: If a value is no number, or negative.
+        ValueError: If a value is no number in that range.
     """
     for name, value in values.items():
-        if not _is_number(value) or not value >= 0.0:
-            raise ValueError(f"Argument `{name}` must not be negative, but got {value!r}.")
+        if not _is_number(value) or not 0.0 <= value < math.inf:
+            raise ValueError(
+                f"Argument `{name}` must be finite and not negative, but got {value!r}."
+            )
 
 
 def _is_number(value: object) -> bool:

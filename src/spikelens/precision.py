@@ -31,7 +31,8 @@ def autocast(precision: str, device: torch.device) -> Iterator[None]:
     In `bfloat16` spikes are exact, and membranes, their sums and thresholds stay float32; weights
     and currents are rounded to 8 bits. `auto` is bfloat16 where the device is faster in it. In
     `float32` a GPU, too, computes in float32: by itself it convolves in TF32, of 10 bits, which is
-    enough to move spikes.
+    enough to move spikes; torch's older flags, `allow_tf32` and those of
+    `torch.backends.cudnn.flags`, cannot be read meanwhile.
 
     Args:
         precision: One of `PRECISIONS`.

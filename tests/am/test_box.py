@@ -68,6 +68,7 @@ def test_kernels_are_scaled():
         ({"mode_sizes": []}, "`mode_sizes` must hold at least one size, but is empty"),
         ({"mode_sizes": [2, 0]}, r"`mode_sizes\[1\]` must be a positive integer, but got 0"),
         ({"mode_sizes": [2.5]}, r"`mode_sizes\[0\]` must be a positive integer, but got 2.5"),
+        ({"mode_sizes": torch.tensor([2.5])}, r"`mode_sizes\[0\]` must be a positive integer"),
         ({"prior": [[1, 1]]}, "`prior` must hold one table for each of the 2 modes, but got 1"),
         ({"prior": [[1, 1], [1]]}, r"`prior\[1\]` must have the shape \(3,\), but got \(1,\)"),
         ({"prior": [[1, 1], [1, -1, 1]]}, r"`prior\[1\]` must hold shares that are finite"),

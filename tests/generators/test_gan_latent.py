@@ -61,7 +61,7 @@ def test_a_finer_or_wider_grid_is_the_user_s_choice(sngan):
     kernel = generator.neighbours(0)
     assert all(generator.neighbours(mode) is kernel for mode in range(6))
     torch.testing.assert_close(kernel.sum(1), torch.ones(5))
-    assert kernel[0, 1] > GanLatent(sngan, num_nodes=5, reach=1.8).neighbours(0)[0, 1]
+    assert kernel[0, 1] > GanLatent(sngan, num_nodes=5, reach=0.9).neighbours(0)[0, 1]
 
 
 def test_nothing_is_learned_any_more(sngan, images):
@@ -196,7 +196,8 @@ def test_files_of_another_format_are_refused(tmp_path, name):
     [
         ({"num_refinements": -1}, "`num_refinements` must be an integer of at least 0, but got -1"),
         ({"num_nodes": 1}, "`num_nodes` must be an integer of at least 2"),
-        ({"reach": 0.0}, "`reach` must be positive"),
+        ({"reach": 0.0}, "`reach` must lie between 0 and 1, but got 0.0"),
+        ({"reach": 4.0}, "`reach` must lie between 0 and 1, but got 4.0"),
     ],
 )
 def test_bad_arguments_are_refused(sngan, tmp_path, arguments, says):

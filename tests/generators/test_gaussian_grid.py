@@ -83,7 +83,7 @@ def test_on_the_sphere_all_have_the_length_of_normal_draws():
     assert torch.equal(sphere.on_sphere(torch.zeros(1, 9)), torch.zeros(1, 9))  # no direction
 
 
-@pytest.mark.parametrize("reach", [0.5, 4.0, 1e6])
+@pytest.mark.parametrize("reach", [1e-22, 0.5, 4.0, 1e6])
 @pytest.mark.parametrize("num_symbols", [2, 3, 20])
 def test_near_symbols_are_likelier(num_symbols, reach):
     kernel = near_kernel(num_symbols, reach)
@@ -117,9 +117,9 @@ def test_kernel_by_hand():
     [
         ({"z_size": 0}, "`z_size` must be a positive integer, but got 0"),
         ({"num_nodes": 1}, "`num_nodes` must be an integer of at least 2, but got 1"),
-        ({"reach": 0.0}, "`reach` must be positive, but got 0.0"),
-        ({"reach": -1.0}, "`reach` must be positive, but got -1.0"),
-        ({"reach": math.nan}, "`reach` must be positive, but got nan"),
+        ({"reach": 0.0}, "`reach` must lie between 0 and 1, but got 0.0"),
+        ({"reach": -1.0}, "`reach` must lie between 0 and 1, but got -1.0"),
+        ({"reach": math.nan}, "`reach` must lie between 0 and 1, but got nan"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, says):

@@ -1,5 +1,6 @@
 """A plain latent: a box of integers that stand for nothing but themselves."""
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -81,13 +82,20 @@ class Box:
 
 
 def _sizes(mode_sizes: Sequence[int]) -> tuple[int, ...]:
-    # Numpy's integers and tensors of one number are integers as well.
-    sizes = tuple(int(size) if hasattr(size, "__index__") else size for size in mode_sizes)
+    sizes = tuple(map(_as_integer, mode_sizes))
     if not sizes:
         raise ValueError("Argument `mode_sizes` must hold at least one size, but is empty.")
     for mode, size in enumerate(sizes):
         require_integers(1, **{f"mode_sizes[{mode}]": size})
     return sizes
+
+
+def _as_integer(size: Any) -> Any:
+    """Return numpy's integers and tensors of one integer as such, all else as it is."""
+    try:
+        return size if isinstance(size, bool) else operator.index(size)
+    except TypeError:
+        return size
 
 
 def _per_mode(sizes: tuple[int, ...], make: Callable[[int], Tensor]) -> list[Tensor]:

@@ -141,13 +141,13 @@ def _search(
     # Few neurons propose few images a round: a chunk is not filled up beyond that.
     objective.chunk = asked = min(chunk, len(neurons) * searcher.batch)
     objective.precision = plan.precision
-    result = search(
-        target, searcher, searcher.archive, plan.budget, start, ceiling, plan.is_pooled, progress
-    )
-    objective.precision = "float32"
-    if objective.chunk == asked:  # else it was halved for want of memory, and stays so
-        objective.chunk = chunk
-    return result
+    archive, is_pooled = searcher.archive, plan.is_pooled
+    try:
+        return search(target, searcher, archive, plan.budget, start, ceiling, is_pooled, progress)
+    finally:
+        objective.precision = "float32"
+        if objective.chunk == asked:  # else it was halved for want of memory, and stays so
+            objective.chunk = chunk
 
 
 def _finding(

@@ -26,6 +26,7 @@ from spikelens.am.search import Progress, SearchResult
 from spikelens.am.target import oriented, own_answers
 from spikelens.data.base import unit_range
 from spikelens.generators.base import Generator, check_can_encode, check_fit, check_points
+from spikelens.precision import autocast
 from spikelens.selectivity import Selectivity, measure
 
 # Repeats of the natural images' race: none that a search of the same seed gets to.
@@ -123,7 +124,9 @@ def probe_neurons(
         ValueError: If `previous` does not fit the generator.
     """
     count = _Count(progress)
-    with Recorder(network, neurons) as recorder:
+    device = next(network.parameters()).device
+    # Starts, stimuli and realism are computed in float32 as well, whatever the search's precision.
+    with Recorder(network, neurons) as recorder, autocast("float32", device):
         objective = Objective(generator, recorder, plan.chunk, count.add, seed=plan.seed)
         count.total = _num_images(objective, plan, len(natural.images))
         answers = objective.of_images(natural.images)

@@ -13,6 +13,7 @@ from spikelens.am.objective import Objective
 from spikelens.generators.base import DifferentiableGenerator
 from spikelens.models.encoding import Encoder
 from spikelens.models.lif import LIF
+from spikelens.precision import autocast
 
 
 def slopes(
@@ -42,6 +43,7 @@ def slopes(
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
+        autocast("float32", objective.device),
         _traced(objective.recorder.network),
         objective.noise_of(repeat),
     ):

@@ -29,7 +29,8 @@ class Cosines(OverGrid):
         image_size: Side in pixels, or height and width.
         num_frequencies: Cosines k a direction, from 1 to the image's smaller side.
         num_nodes: Symbols a coefficient, at least 2.
-        reach: Standard deviation of a neighbour's distance in shares of the symbols, positive.
+        reach: Standard deviation of a neighbour's distance in shares of the symbols, between 0
+            and 1.
 
     Raises:
         ValueError: If an argument is out of its range.

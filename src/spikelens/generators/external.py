@@ -29,7 +29,8 @@ class ExternalLatent(OverGrid):
         value_range: Darkest and brightest value of float images; uint8 images have 0 and 255.
         is_map: Whether the network takes z as `(N, d, 1, 1)`.
         num_nodes: Symbols a coordinate, at least 2.
-        reach: Standard deviation of a neighbour's distance in shares of the symbols, positive.
+        reach: Standard deviation of a neighbour's distance in shares of the symbols, between 0
+            and 1.
         is_sphere: Whether z has the length sqrt(d); see `GaussianGrid`.
         num_encode_steps: Descent steps for an image, positive.
 

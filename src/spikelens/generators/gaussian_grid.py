@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from spikelens.arguments import require_integers
+from spikelens.arguments import require_fractions, require_integers
+
+_LEAST_REACH = 0.05  # symbols; with less the next symbol's weight would underflow as well
 
 
 class GaussianGrid(nn.Module):
@@ -17,7 +19,8 @@ class GaussianGrid(nn.Module):
     Args:
         z_size: Number of coordinates d, positive.
         num_nodes: Symbols n a coordinate, at least 2.
-        reach: Standard deviation of a neighbour's distance in shares of the symbols, positive.
+        reach: Standard deviation of a neighbour's distance in shares of the symbols, between 0
+            and 1.
         is_sphere: Whether z is scaled to the length sqrt(d), where normal draws of many
             coordinates lie.
 
@@ -34,8 +37,7 @@ class GaussianGrid(nn.Module):
         super().__init__()
         require_integers(1, z_size=z_size)
         require_integers(2, num_nodes=num_nodes)
-        if not reach > 0.0:
-            raise ValueError(f"Argument `reach` must be positive, but got {reach}.")
+        require_fractions(reach=reach)
         self.z_size, self.is_sphere = z_size, is_sphere
         shares = (torch.arange(2 * num_nodes - 1, dtype=torch.float64) + 1) / (2 * num_nodes)
         quantiles = torch.special.ndtri(shares).float()
@@ -109,6 +111,6 @@ def near_kernel(num_symbols: int, reach: float) -> Tensor:
         `(n, n)`, rows sum to 1, diagonal 0.
     """
     places = torch.arange(num_symbols, dtype=torch.float32)
-    distance = (places[:, None] - places[None]) / reach
+    distance = (places[:, None] - places[None]) / max(reach, _LEAST_REACH)
     scores = (-0.5 * distance.square()).fill_diagonal_(-torch.inf)
     return torch.softmax(scores, dim=1)

@@ -139,7 +139,7 @@ def test_a_known_maximum_is_found_from_a_poor_start():
         ({"population": 1}, "`population` must be an integer of at least 2, but got 1"),
         ({"tournament": 0}, "`tournament` must be a positive integer, but got 0"),
         ({"crossover": 1.5}, r"`crossover` must lie in \[0, 1\], but got 1.5"),
-        ({"mutations": -1.0}, "`mutations` must not be negative, but got -1.0"),
+        ({"mutations": -1.0}, "`mutations` must be finite and not negative, but got -1.0"),
         ({"mix": (0.5, 0.5)}, "`mix` must be three shares"),
     ],
 )

@@ -114,6 +114,17 @@ def test_a_quasi_random_part_goes_on_beyond_its_points():
         optimizer.tell(torch.zeros(1, 10))
 
 
+def test_what_was_not_shown_is_told_as_no_worse_than_the_rest(monkeypatch):
+    optimizer = NevergradSearch(choices(3, 3), Archive(2, 2), batch=3, algorithm="OnePlusOne")
+    optimizer.ask()
+    told = [[], []]
+    for one, losses in zip(optimizer._searches, told, strict=True):
+        monkeypatch.setattr(one, "tell", lambda _, loss, losses=losses: losses.append(loss))
+    unknown = [torch.nan, -torch.inf, torch.nan]
+    optimizer.tell(torch.tensor([[1.0, torch.nan, 2.0], unknown]))
+    assert told == [[-1.0, -1.0, -2.0], []]
+
+
 def test_an_algorithm_that_breaks_down_is_named(monkeypatch):
     optimizer = NevergradSearch(choices(3, 3), Archive(1, 2), algorithm="OnePlusOne")
     optimizer.ask()

@@ -179,7 +179,7 @@ def test_separable_maxima_are_found(settings):
         ("num_sweeps", -1, "an integer of at least 0"),
         ("ridge", 0.0, "positive"),
         ("share", 1.5, "in [0, 1]"),
-        ("mutations", -0.1, "not be negative"),
+        ("mutations", -0.1, "not negative"),
         ("refit_every", 0, "a positive integer"),
     ],
 )

@@ -39,9 +39,8 @@ class NevergradSearch(Optimizer):
         budget: Images a neuron is going to be shown, positive; several algorithms plan by it.
 
     Raises:
-        ValueError: If an argument is out of its range, nevergrad knows no such algorithm, or it is
-            not installed.
-        RuntimeError: If the algorithm breaks down.
+        ValueError: If an argument is out of its range, nevergrad knows no such algorithm, it is not
+            installed, or, by `ask` and `tell`, if the algorithm breaks down.
 
     Source: Rapin & Teytaud, "Nevergrad", 2018.
     """
@@ -82,14 +81,15 @@ class NevergradSearch(Optimizer):
     def _learn(self, own: Tensor) -> None:
         # Its own limit is 5e20; it clips, and warns.
         losses = -own.double().clamp(-_LARGEST_LOSS, _LARGEST_LOSS).cpu().numpy()
+        known = own.isfinite().cpu().numpy()
+        rounds = zip(self._searches, self._asked, losses, known, strict=True)
         with self._own_state():
-            for search, asked, loss in zip(self._searches, self._asked, losses, strict=True):
-                is_known = np.isfinite(loss)
+            for search, asked, loss, is_known in rounds:
                 if not is_known.any():
                     continue  # none was shown: there is nothing to learn
-                worst = loss[is_known].max()  # it would clip an infinite loss, and warn
+                worst = loss[is_known].max()  # what was not shown is no worse than what was
                 for candidate, one in zip(asked, np.where(is_known, loss, worst), strict=True):
-                    search.tell(candidate, float(one))
+                    self._tell(search, candidate, float(one))
 
     def _ask(self, search: Any) -> Any:
         """Return one candidate of a search."""
@@ -101,10 +101,13 @@ class NevergradSearch(Optimizer):
             search.suggest(search.parametrization.sample().value)
             return search.ask()
         except Exception as error:  # whatever its many algorithms raise
-            raise ValueError(
-                f"nevergrad's {search.name} broke down ({error}): choose another `algorithm`, "
-                "such as Portfolio or CMA."
-            ) from error
+            raise _broken(search, error) from error
+
+    def _tell(self, search: Any, candidate: Any, loss: float) -> None:
+        try:
+            search.tell(candidate, loss)
+        except Exception as error:  # as above
+            raise _broken(search, error) from error
 
     def _start(self) -> list[Any]:
         seeds = torch.randint(2**31, (self.num_neurons,), generator=self.random, device=self.device)
@@ -171,6 +174,13 @@ class NevergradSearch(Optimizer):
         finally:
             self._state = np.random.get_state()  # noqa: NPY002
             np.random.set_state(others)  # noqa: NPY002
+
+
+def _broken(search: Any, error: Exception) -> ValueError:
+    return ValueError(
+        f"nevergrad's {search.name} broke down ({error}): choose another `algorithm`, such as "
+        "Portfolio or CMA."
+    )
 
 
 def _nevergrad() -> Any:
