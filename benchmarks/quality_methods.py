@@ -58,6 +58,7 @@ class Method:
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no model": {"guidance": 0.0},
     "additive model": {"is_pairwise": False},
+    "scores, not their order": {"is_ranked": False},
     "plain ones beside": {"explore": 0.3},
     "elites of all times": {"recent": None},
     "no switching": {"switch": 0.0},

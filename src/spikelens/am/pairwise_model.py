@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from spikelens.am.normal_scores import normal_scores
 from spikelens.am.symbol_features import symbol_features
 from spikelens.generators.base import LatentSpace
 
@@ -15,6 +16,9 @@ _RENEWED = 0.1  # share of the points remembered that must be new before it is f
 
 class PairwiseModel:
     """Ridge regression of K functions of multi-indices x on features e of their symbols.
+
+    It learns the normal scores of what was shown, so that only the order counts: a function that
+    saturates, or one with a few large values, is as easy as any.
 
     `f(x) = c + sum_j <A_j, e_j> + <B, sum_j e_j> + sum_g sum_{(i, j) in g} e_i^T C_g e_j` with
     `e_j = e(x_j)`: what a symbol adds at its own place; what it adds at any place; and what two
@@ -34,6 +38,7 @@ class PairwiseModel:
         ridge: Penalty in units of the mean squared distance of a point from the points' mean,
             positive.
         is_pairwise: Whether the relations of the space count.
+        is_ranked: Whether it learns normal scores; else scores, in units of the largest magnitude.
         device: Where it computes.
 
     Source: Hoerl & Kennard, "Ridge regression", 1970; Saunders et al., "Ridge regression learning
@@ -48,9 +53,10 @@ class PairwiseModel:
         pool_window: int = 1000,
         ridge: float = 0.1,
         is_pairwise: bool = True,
+        is_ranked: bool = True,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.windows, self.ridge = (window, pool_window), ridge
+        self.windows, self.ridge, self.is_ranked = (window, pool_window), ridge, is_ranked
         self.features = symbol_features(space).to(device)  # (d, n, e)
         relations = getattr(space, "relations", ()) if is_pairwise else ()
         self.relations = [pairs.to(device).T for pairs in relations]
@@ -110,7 +116,7 @@ class PairwiseModel:
     def slopes(self, points: Tensor) -> Tensor:
         """Return the derivative of f by the features of each symbol, `(K, b, d, e)`.
 
-        In units of the function's largest magnitude. `fit` must have been called.
+        `fit` must have been called.
 
         Args:
             points: Multi-indices of each function, int64 `(K, b, d)`.
@@ -135,7 +141,7 @@ class PairwiseModel:
 
         Returns:
             Multi-indices int64 `(K, m, d)`; scores `(K, m)`, NaN for what was not finite; and f
-            there `(K, m)`, but for a constant and in units of the function's largest magnitude.
+            there `(K, m)`, but for a constant.
         """
         num = min(num, self.num_seen, self.window)
         places = torch.arange(self.num_seen - num, self.num_seen, device=self.points.device)
@@ -204,13 +210,8 @@ class PairwiseModel:
         return torch.cat(columns, 2)
 
     def _solve(self, num: int) -> Tensor:
-        scores = self.scores[:, :num]
-        largest = scores.abs().nan_to_num(0.0).amax(1, keepdim=True)
-        scores = scores / largest.clamp_min(torch.finfo(scores.dtype).tiny)  # sums stay finite
-        # Twice, as what rounding leaves of a mean would be taken for a slope: points have one too.
-        scores = scores - scores.nanmean(1, keepdim=True)
-        scores = (scores - scores.nanmean(1, keepdim=True)).nan_to_num(0.0)
-        scores = scores.to(self.points)  # (K, M)
+        scores = self._targets(self.scores[:, :num])
+        scores = (scores - scores.nanmean(1, keepdim=True)).nan_to_num(0.0).to(self.points)
         targets = scores.T[None] if len(self.points) == 1 else scores[..., None]  # (G, M, K or 1)
         gram, penalty = self._centred_gram(num)
         gram.diagonal(dim1=1, dim2=2).add_(penalty[:, None])
@@ -219,6 +220,12 @@ class PairwiseModel:
         if self._is_dual:
             return torch.cholesky_solve(targets, root).mT @ rows
         return torch.cholesky_solve((targets.mT @ rows).mT, root).mT
+
+    def _targets(self, scores: Tensor) -> Tensor:
+        if self.is_ranked:
+            return normal_scores(scores)
+        largest = scores.abs().nan_to_num(0.0).amax(1, keepdim=True)
+        return scores / largest.clamp_min(torch.finfo(scores.dtype).tiny)  # sums stay finite
 
     def _centred_gram(self, num: int) -> tuple[Tensor, Tensor]:
         """Return the Gram matrix of distances from the points' mean, and the ridge."""

@@ -61,6 +61,7 @@ class EliteTT(Optimizer):
         explore: Share of proposals that are plain, in [0, 1], of a batch rounded to whole ones.
             None: in a space with relations 0, or in a pool .3; else .5.
         is_pairwise: Whether the model has terms that are shared by all places; else it is additive.
+        is_ranked: Whether the model learns the order of scores; else the scores themselves.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -84,6 +85,7 @@ class EliteTT(Optimizer):
         guidance: float | None = None,
         explore: float | None = None,
         is_pairwise: bool = True,
+        is_ranked: bool = True,
     ) -> None:
         super().__init__(space, archive, seed=seed, batch=batch)
         # A model with shared terms learns from few points: it is trusted, and may be bold.
@@ -113,6 +115,7 @@ class EliteTT(Optimizer):
             self.num_neurons,
             window=max(_WINDOW, _SETTLED * (recent or 0)),
             is_pairwise=is_pairwise,
+            is_ranked=is_ranked,
             device=self.device,
         )
         self.moves = Moves(space, self.device)
