@@ -82,9 +82,11 @@ def test_the_generator_walks_its_own_map(vqvae):
 
 
 def test_relations_are_the_pairs_of_its_own_map(vqvae):
-    beside, below = VQCodes(vqvae).relations
+    beside, below, right, left = VQCodes(vqvae).relations
     assert beside.tolist() == [[0, 1], [1, 2], [3, 4], [4, 5], [6, 7], [7, 8]]
     assert below.tolist() == [[0, 3], [1, 4], [2, 5], [3, 6], [4, 7], [5, 8]]
+    assert right.tolist() == [[0, 4], [1, 5], [3, 7], [4, 8]]
+    assert left.tolist() == [[1, 3], [2, 4], [4, 6], [5, 7]]
 
 
 def test_neighbours_look_alike(vqvae):

@@ -4,21 +4,25 @@ import torch
 from torch import Tensor
 
 from spikelens.am.normal_scores import normal_scores
+from spikelens.am.pairs import Pairs
 from spikelens.am.symbol_features import symbol_features
 from spikelens.generators.base import LatentSpace
 
+WINDOW = 400  # points of a function's own that are remembered, where nothing else is said
 # Rounding of the Gram matrix: what an update loses in float32, of a unit of its trace, and what may
 # be lost of the mean squared distance from the points' mean.
 _LOST, _TOLERATED = 1e-6, 0.01
 _FEW = 256  # columns whose equations cost next to nothing
+_LEAST = -1.0  # normal score: the worst sixth of the points are all as bad
 _RENEWED = 0.1  # share of the points remembered that must be new before it is fitted anew
 
 
 class PairwiseModel:
     """Ridge regression of K functions of multi-indices x on features e of their symbols.
 
-    It learns the normal scores of what was shown, so that only the order counts: a function that
-    saturates, or one with a few large values, is as easy as any.
+    It learns the normal scores of what was shown, those of the worst sixth as one: their order
+    alone counts, so that a function that saturates is as easy as any, and how bad the worst are
+    tells it nothing.
 
     `f(x) = c + sum_j <A_j, e_j> + <B, sum_j e_j> + sum_g sum_{(i, j) in g} e_i^T C_g e_j` with
     `e_j = e(x_j)`: what a symbol adds at its own place; what it adds at any place; and what two
@@ -34,11 +38,11 @@ class PairwiseModel:
         space: `embed` says what symbols stand for, `relations` which modes belong together.
         num_neurons: Number of functions K.
         window: Points remembered of each function's own, positive.
+        is_pairwise: Whether the relations of the space count.
+        is_ranked: Whether it learns normal scores; else scores, in units of the largest magnitude.
         pool_window: Points remembered where they are the same for several functions, positive.
         ridge: Penalty in units of the mean squared distance of a point from the points' mean,
             positive.
-        is_pairwise: Whether the relations of the space count.
-        is_ranked: Whether it learns normal scores; else scores, in units of the largest magnitude.
         device: Where it computes.
 
     Source: Hoerl & Kennard, "Ridge regression", 1970; Saunders et al., "Ridge regression learning
@@ -49,19 +53,19 @@ class PairwiseModel:
         self,
         space: LatentSpace,
         num_neurons: int,
-        window: int = 400,
-        pool_window: int = 1000,
-        ridge: float = 0.1,
+        window: int = WINDOW,
         is_pairwise: bool = True,
         is_ranked: bool = True,
+        pool_window: int = 1000,
+        ridge: float = 0.1,
         device: torch.device | str = "cpu",
     ) -> None:
         self.windows, self.ridge, self.is_ranked = (window, pool_window), ridge, is_ranked
         self.features = symbol_features(space).to(device)  # (d, n, e)
-        relations = getattr(space, "relations", ()) if is_pairwise else ()
-        self.relations = [pairs.to(device).T for pairs in relations]
+        self.pairs = Pairs(getattr(space, "relations", ()) if is_pairwise else (), device)
         d, _, e = self.features.shape
-        self._widths = [d * e, *([e, *[e * e] * len(self.relations)] if self.relations else [])]
+        num_groups = len(self.pairs.groups)
+        self._widths = [d * e, *([e, *[e * e] * num_groups] if num_groups else [])]
         self.num_seen = self.num_fits = self.window = 0
         self.scores = torch.zeros(num_neurons, 0, device=device)  # (K, window)
         self._reference = torch.zeros(0)  # point that the others are counted from, (G, 1, columns)
@@ -72,7 +76,7 @@ class PairwiseModel:
         self._num_new = 0  # points since it was fitted
         self._solution = torch.zeros(0)  # (1, K, columns), or of own points (K, 1, columns)
         self._own = torch.zeros(0)  # A_j + B, (K, d, e)
-        self._couplings: list[Tensor] = []  # C_g, (K, e, e)
+        self._couplings = torch.zeros(0)  # all C_g, see `Pairs.wide`
 
     def add(self, points: Tensor, scores: Tensor) -> None:
         """Remember evaluated points, in place of the oldest ones.
@@ -110,7 +114,7 @@ class PairwiseModel:
         self._own = own.reshape(-1, d, e)
         if shared:
             self._own = self._own + shared[0].reshape(-1, 1, e)
-        self._couplings = [part.reshape(-1, e, e) for part in shared[1:]]
+            self._couplings = self.pairs.wide([part.reshape(-1, e, e) for part in shared[1:]])
         self.num_fits, self._num_new = self.num_fits + 1, 0
 
     def slopes(self, points: Tensor) -> Tensor:
@@ -122,12 +126,8 @@ class PairwiseModel:
             points: Multi-indices of each function, int64 `(K, b, d)`.
         """
         slopes = self._own[:, None].repeat(1, points.shape[1], 1, 1)
-        if self.relations:
-            parts = self._embedded(points)
-        for (left, right), coupling in zip(self.relations, self._couplings, strict=True):
-            by_right = torch.einsum("kij,kbpj->kbpi", coupling, parts[:, :, right])
-            by_left = torch.einsum("kij,kbpi->kbpj", coupling, parts[:, :, left])
-            slopes.index_add_(2, left, by_right).index_add_(2, right, by_left)
+        if self.pairs.groups:
+            self.pairs.add_slopes(slopes, self._embedded(points), self._couplings)
         return slopes
 
     def has_own(self, num: int) -> bool:
@@ -202,12 +202,8 @@ class PairwiseModel:
 
     def _columns(self, parts: Tensor) -> Tensor:
         """Return the columns `(G, M, columns)` of features `(G, M, d, e)`."""
-        columns = [parts.flatten(2)]
-        if self.relations:
-            columns.append(parts.sum(2))
-        for left, right in self.relations:
-            columns.append((parts[:, :, left].mT @ parts[:, :, right]).flatten(2))
-        return torch.cat(columns, 2)
+        shared = [parts.sum(2), *self.pairs.products(parts)] if self.pairs.groups else []
+        return torch.cat([parts.flatten(2), *shared], 2)
 
     def _solve(self, num: int) -> Tensor:
         scores = self._targets(self.scores[:, :num])
@@ -223,7 +219,7 @@ class PairwiseModel:
 
     def _targets(self, scores: Tensor) -> Tensor:
         if self.is_ranked:
-            return normal_scores(scores)
+            return normal_scores(scores).clamp_min(_LEAST)
         largest = scores.abs().nan_to_num(0.0).amax(1, keepdim=True)
         return scores / largest.clamp_min(torch.finfo(scores.dtype).tiny)  # sums stay finite
 

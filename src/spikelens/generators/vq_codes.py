@@ -25,7 +25,7 @@ class VQCodes(nn.Module):
         self.image_shape = vqvae.images.image_shape
         self.mode_sizes = (num_codes,) * num_positions
         self.order = boustrophedon(side)
-        self.relations = beside_and_below(side)
+        self.relations = touching(side)
         counts = vqvae.prior.place_counts + smoothing
         self.prior = list(counts / counts.sum(1, keepdim=True))
         self._kernel = codebook_kernel(vqvae.codebook.vectors)
@@ -85,19 +85,23 @@ def boustrophedon(side: int) -> Tensor:
     return rows.flatten()
 
 
-def beside_and_below(side: int) -> list[Tensor]:
-    """Pair each position of a `(side, side)` map with the one to its right, and the one below.
+def touching(side: int) -> list[Tensor]:
+    """Pair the positions of a `(side, side)` map that touch: right of, below, and across corners.
 
     Returns:
-        Two groups of pairs in row-major numbering, each int64 `(side * (side - 1), 2)`.
+        Four groups of pairs in row-major numbering, each int64 `(m, 2)`, the upper or left first.
 
-    >>> [pairs.tolist() for pairs in beside_and_below(2)]
-    [[[0, 1], [2, 3]], [[0, 2], [1, 3]]]
+    >>> [pairs.tolist() for pairs in touching(2)]
+    [[[0, 1], [2, 3]], [[0, 2], [1, 3]], [[0, 3]], [[1, 2]]]
     """
     places = torch.arange(side * side).view(side, side)
-    beside = torch.stack([places[:, :-1], places[:, 1:]], 2)
-    below = torch.stack([places[:-1], places[1:]], 2)
-    return [beside.flatten(0, 1), below.flatten(0, 1)]
+    pairs = [
+        (places[:, :-1], places[:, 1:]),
+        (places[:-1], places[1:]),
+        (places[:-1, :-1], places[1:, 1:]),
+        (places[:-1, 1:], places[1:, :-1]),
+    ]
+    return [torch.stack(pair, 2).flatten(0, 1) for pair in pairs]
 
 
 def codebook_kernel(vectors: Tensor, num_near: int = 8) -> Tensor:

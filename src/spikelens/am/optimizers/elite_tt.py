@@ -9,14 +9,12 @@ from spikelens.am.archive import Archive
 from spikelens.am.guided_moves import GuidedMoves
 from spikelens.am.moves import Moves, draw_kinds
 from spikelens.am.optimizers.base import Optimizer
-from spikelens.am.pairwise_model import PairwiseModel
+from spikelens.am.pairwise_model import WINDOW, PairwiseModel
 from spikelens.arguments import require_amounts, require_integers, require_shares
 from spikelens.generators.base import LatentSpace
 
 _NUM_LEARNED = 8  # points that the model must have seen before it guides anything
-_WINDOW = 400  # points of a neuron's own that it learns from
 _SETTLED = 3  # times as many as are recent must have been shown before those of old are let go
-_PLAIN_IN_POOL = 0.3  # share of proposals; a model of points of others is less certain of one's own
 _BETTER_SHARE = 1 / 3  # of recent points that are elites
 
 
@@ -56,10 +54,11 @@ class EliteTT(Optimizer):
             space with relations, whose model learns from few points; else as `mutations`.
         near: Share of mutations to a look-alike, in [0, 1].
         guidance: eta in units of 1 / the root mean square of what look-alikes of the best elite's
-            symbols are promised beyond these, not negative; 0 for no model. None: 4 in a space
+            symbols are promised beyond these, not negative; 0 for no model. None: 5 in a space
             with relations, else 3.
         explore: Share of proposals that are plain, in [0, 1], of a batch rounded to whole ones.
-            None: in a space with relations 0, or in a pool .3; else .5.
+            None: in a space with relations 0, or in a pool, whose model learns from points of
+            others, .3; else .5.
         is_pairwise: Whether the model has terms that are shared by all places; else it is additive.
         is_ranked: Whether the model learns the order of scores; else the scores themselves.
 
@@ -88,35 +87,31 @@ class EliteTT(Optimizer):
         is_ranked: bool = True,
     ) -> None:
         super().__init__(space, archive, seed=seed, batch=batch)
-        # A model with shared terms learns from few points: it is trusted, and may be bold.
-        has_relations = bool(getattr(space, "relations", ()))
-        defaults = (8.0, 4.0, 0.0) if has_relations else (mutations, 3.0, 0.5)
-        explores_more = has_relations and explore is None
-        guided_mutations, guidance, explore = (
-            default if given is None else given
-            for given, default in zip((guided_mutations, guidance, explore), defaults, strict=True)
-        )
         require_integers(1, num_elites=num_elites)
         require_integers(_NUM_LEARNED, recent=_NUM_LEARNED if recent is None else recent)
-        require_shares(switch=switch, near=near, explore=explore)
-        require_amounts(mutations=mutations, guided_mutations=guided_mutations, guidance=guidance)
-        self.num_elites, self.recent = min(num_elites, archive.scores.shape[1]), recent
-        self.switch, self.guidance = switch, guidance
-        shares = explore, (_PLAIN_IN_POOL if explores_more else explore)
-        self.num_plain, self.num_plain_pooled = (
-            round(share * batch) if guidance else batch for share in shares
+        # A model with shared terms learns from few points: it is trusted, and may be bold.
+        if getattr(space, "relations", ()):
+            bold, trust, plain, plain_in_pool = 8.0, 5.0, 0.0, 0.3
+        else:
+            bold, trust, plain, plain_in_pool = mutations, 3.0, 0.5, 0.5
+        guided_mutations = bold if guided_mutations is None else guided_mutations
+        self.guidance = trust if guidance is None else guidance
+        shares = (plain, plain_in_pool) if explore is None else (explore, explore)
+        require_shares(switch=switch, near=near, explore=shares[0])
+        require_amounts(
+            mutations=mutations, guided_mutations=guided_mutations, guidance=self.guidance
         )
-        rates = torch.tensor([mutations, guided_mutations]) / len(space.mode_sizes)
-        self.rate, self.guided_rate = rates.clamp_max(1.0).tolist()
+        self.num_elites, self.recent = min(num_elites, archive.scores.shape[1]), recent
+        self.switch, self.order = switch, space.order.to(self.device)
+        self.num_plain, self.num_plain_pooled = (
+            round(share * batch) if self.guidance else batch for share in shares
+        )
+        d = len(space.mode_sizes)
+        self.rate, self.guided_rate = min(mutations / d, 1.0), min(guided_mutations / d, 1.0)
         self.mix = torch.tensor([[near, 0.0, 1.0 - near]], device=self.device)
-        self.order = space.order.to(self.device)
+        window = max(WINDOW, _SETTLED * (recent or 0))
         self.model = PairwiseModel(
-            space,
-            self.num_neurons,
-            window=max(_WINDOW, _SETTLED * (recent or 0)),
-            is_pairwise=is_pairwise,
-            is_ranked=is_ranked,
-            device=self.device,
+            space, self.num_neurons, window, is_pairwise, is_ranked, device=self.device
         )
         self.moves = Moves(space, self.device)
         self.guided_moves = GuidedMoves(self.moves, near, self.model.features)
