@@ -28,10 +28,10 @@ class EliteTT(Optimizer):
     chi) I + chi 1 w^T`: its right interfaces are constant, so that one sweep from left to right
     samples it, and no core need be written down.
 
-    Elites are at first the best points of all times, then the better third of a neuron's last
-    points, by the sum of standardised score and model: among points that came out best by luck, or
-    along a slope that leads on, the search does not stay. What is best of all is kept in the
-    archive.
+    Elites are the best points of all times. Those of a neuron that is searched alone are, once it
+    was shown 300 points, the better third of its last 100, by the sum of standardised score and
+    model: among points that came out best by luck, or along a slope that leads on, the search does
+    not stay. What is best of all is kept in the archive.
 
     Of most proposals the mutations are guided: `spikelens.am.pairwise_model` is fitted to the last
     evaluated points, expanded to first order around what the chain drew, and multiplies each
@@ -57,8 +57,7 @@ class EliteTT(Optimizer):
             symbols are promised beyond these, not negative; 0 for no model. None: 5 in a space
             with relations, else 3.
         explore: Share of proposals that are plain, in [0, 1], of a batch rounded to whole ones.
-            None: in a space with relations 0, or in a pool, whose model learns from points of
-            others, .3; else .5.
+            None: 0 in a space with relations, else .5.
         is_pairwise: Whether the model has terms that are shared by all places; else it is additive.
         is_ranked: Whether the model learns the order of scores; else the scores themselves.
 
@@ -91,21 +90,19 @@ class EliteTT(Optimizer):
         require_integers(_NUM_LEARNED, recent=_NUM_LEARNED if recent is None else recent)
         # A model with shared terms learns from few points: it is trusted, and may be bold.
         if getattr(space, "relations", ()):
-            bold, trust, plain, plain_in_pool = 8.0, 5.0, 0.0, 0.3
+            bold, trust, plain = 8.0, 5.0, 0.0
         else:
-            bold, trust, plain, plain_in_pool = mutations, 3.0, 0.5, 0.5
+            bold, trust, plain = mutations, 3.0, 0.5
         guided_mutations = bold if guided_mutations is None else guided_mutations
         self.guidance = trust if guidance is None else guidance
-        shares = (plain, plain_in_pool) if explore is None else (explore, explore)
-        require_shares(switch=switch, near=near, explore=shares[0])
+        explore = plain if explore is None else explore
+        require_shares(switch=switch, near=near, explore=explore)
         require_amounts(
             mutations=mutations, guided_mutations=guided_mutations, guidance=self.guidance
         )
         self.num_elites, self.recent = min(num_elites, archive.scores.shape[1]), recent
         self.switch, self.order = switch, space.order.to(self.device)
-        self.num_plain, self.num_plain_pooled = (
-            round(share * batch) if self.guidance else batch for share in shares
-        )
+        self.num_plain = round(explore * batch) if self.guidance else batch
         d = len(space.mode_sizes)
         self.rate, self.guided_rate = min(mutations / d, 1.0), min(guided_mutations / d, 1.0)
         self.mix = torch.tensor([[near, 0.0, 1.0 - near]], device=self.device)
@@ -119,16 +116,15 @@ class EliteTT(Optimizer):
 
     def watch(self, points: Tensor, scores: Tensor) -> None:
         """Let the model learn from all that was shown; see `Optimizer`."""
-        if min(self.num_plain, self.num_plain_pooled) < self.batch:
+        if self.num_plain < self.batch:
             self.model.add(points, scores)
 
     def _propose(self) -> Tensor:
-        num_plain = self.num_plain if self.model.has_own(1) else self.num_plain_pooled
-        is_guided = num_plain < self.batch and self.model.num_seen >= _NUM_LEARNED
+        is_guided = self.num_plain < self.batch and self.model.num_seen >= _NUM_LEARNED
         if is_guided:
             self.model.fit()
         parents = self._follow(*self._elites())
-        num_plain = num_plain if is_guided else self.batch
+        num_plain = self.num_plain if is_guided else self.batch
         proposals = []
         if num_plain:
             proposals.append(self._mutated(parents[:, :num_plain]))
