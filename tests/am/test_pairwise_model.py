@@ -174,6 +174,18 @@ def test_points_of_a_pool_are_nobodys_own():
     assert not model.has_own(1)
 
 
+def test_functions_part_with_the_last_points_of_all():
+    points = points_of(20, (3, 5))
+    scores = torch.rand(2, 20, generator=torch.Generator().manual_seed(0))
+    pooled, own = (PairwiseModel(Box((3, 5)), 2, window=7, pool_window=9) for _ in range(2))
+    for start in range(0, 20, 4):
+        pooled.add(points[None, start : start + 4], scores[:, start : start + 4])
+    pooled.part()
+    own.add(points[-7:].expand(2, -1, -1), scores[:, -7:])
+    assert pooled.has_own(7)
+    torch.testing.assert_close(table(pooled), table(own), atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("num_groups", "window"), [(2, 7), (1, 9)])
 def test_more_points_are_remembered_where_they_are_the_same_for_all(num_groups, window):
     model = PairwiseModel(Box((3, 5)), 2, window=7, pool_window=9)

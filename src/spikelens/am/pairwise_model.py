@@ -102,6 +102,16 @@ class PairwiseModel:
         self.num_seen += rows.shape[1]
         self._num_new += rows.shape[1]
 
+    def part(self) -> None:
+        """Let each function go on with points of its own, after the last ones of all.
+
+        Until now they were the same for all; `add` must have been called.
+        """
+        places = self._last(self.windows[0])
+        points, scores = self.indices[:, places], self.scores[:, places]
+        self.num_seen = self.num_fits = self.window = self._num_new = 0
+        self.add(points.expand(len(scores), -1, -1), scores)
+
     def fit(self) -> None:
         """Learn from the points remembered, if any is new; if columns are many, a tenth."""
         num = min(self.num_seen, self.window)
@@ -143,11 +153,14 @@ class PairwiseModel:
             Multi-indices int64 `(K, m, d)`; scores `(K, m)`, NaN for what was not finite; and f
             there `(K, m)`, but for a constant.
         """
-        num = min(num, self.num_seen, self.window)
-        places = torch.arange(self.num_seen - num, self.num_seen, device=self.points.device)
-        places = places % self.window
+        places = self._last(num)
         fitted = (self.points[:, places] @ self._solution.mT).squeeze(2)
         return self.indices[:, places], self.scores[:, places], fitted
+
+    def _last(self, num: int) -> Tensor:
+        """Return where the last points lie, no more than `num`, in the order they came."""
+        first = self.num_seen - min(num, self.num_seen, self.window)
+        return torch.arange(first, self.num_seen, device=self.points.device) % self.window
 
     def _replace(self, places: Tensor, rows: Tensor) -> None:
         if self._is_dual:

@@ -40,7 +40,12 @@ def model_of(slopes):
         return slopes[:, None].expand(-1, points.shape[1], -1, -1)
 
     return SimpleNamespace(
-        num_seen=100, fit=lambda: None, slopes=everywhere, has_own=lambda num: False
+        num_seen=100,
+        fit=lambda: None,
+        slopes=everywhere,
+        has_own=lambda num: False,
+        part=lambda: None,
+        add=lambda points, scores: None,
     )
 
 
@@ -204,6 +209,30 @@ def test_until_enough_was_shown_elites_are_those_of_all_times():
     scores = torch.linspace(1, 0, 27)
     assert copied(after(points, scores, recent=10)) == set(map(tuple, points[:4].tolist()))
     assert copied(after(points, scores, recent=9)) != set(map(tuple, points[:4].tolist()))
+
+
+def test_neurons_of_a_pool_part_when_each_was_shown_enough_of_its_own():
+    archive = Archive(2, 3)
+    optimizer = EliteTT(three_symbols(), archive, recent=9, batch=9)
+
+    def show(scores_of):
+        asked = optimizer.ask()
+        pool = asked.flatten(0, 1)
+        scores = scores_of(pool)
+        archive.add(pool, Response(scores, scores))
+        optimizer.watch(pool[None], scores.T)
+        optimizer.tell(torch.stack([scores[:9, 0], scores[9:, 1]]))
+        return asked
+
+    first, *_ = [show(lambda points: points[:, :2].float()) for _ in range(3)]
+    model = optimizer.model
+    assert model.has_own(27)  # the last ones of all, from here on its own
+    assert torch.equal(model.indices[:, :18], first.view(1, 18, 3).expand(2, -1, -1))
+    asked = show(lambda points: -points[:, :2].float())
+    assert model.num_seen == 3 * 18 + 9
+    found, scores, _ = model.latest(9)
+    assert torch.equal(found, asked)
+    assert torch.equal(scores, torch.stack([-asked[0, :, 0], -asked[1, :, 1]]).float())
 
 
 def test_what_has_no_finite_score_is_no_elite():

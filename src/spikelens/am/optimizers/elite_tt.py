@@ -28,10 +28,12 @@ class EliteTT(Optimizer):
     chi) I + chi 1 w^T`: its right interfaces are constant, so that one sweep from left to right
     samples it, and no core need be written down.
 
-    Elites are the best points of all times. Those of a neuron that is searched alone are, once it
-    was shown 300 points, the better third of its last 100, by the sum of standardised score and
-    model: among points that came out best by luck, or along a slope that leads on, the search does
-    not stay. What is best of all is kept in the archive.
+    Elites are at first the best points of all times. Once a neuron was shown 300 points of its own
+    they are the better third of its last 100, by the sum of standardised score and model: among
+    points that came out best by luck, or along a slope that leads on, the search does not stay.
+    What is best of all is kept in the archive. In a pool one model learns from the points of all
+    neurons until then, and then one for each neuron from its own: early there are few points, late
+    those of others lie far off.
 
     Of most proposals the mutations are guided: `spikelens.am.pairwise_model` is fitted to the last
     evaluated points, expanded to first order around what the chain drew, and multiplies each
@@ -46,8 +48,8 @@ class EliteTT(Optimizer):
         batch: See `Optimizer`.
         num_elites: Elites of all times R, positive; no more than the archive keeps.
         recent: Last points of a neuron's own of which the better third are its elites, at least 8.
-            None, in a pool, without a model, and until it has been shown three times as many: its
-            elites are the archive's, those of all times.
+            None, without a model, and until it has been shown three times as many: its elites are
+            the archive's, those of all times.
         switch: chi, in [0, 1].
         mutations: Expected number of mutated symbols of a plain proposal, mu * d, not negative.
         guided_mutations: The same of a guided one, if the model promised nothing. None: 8 in a
@@ -112,11 +114,12 @@ class EliteTT(Optimizer):
         )
         self.moves = Moves(space, self.device)
         self.guided_moves = GuidedMoves(self.moves, near, self.model.features)
-        self._has_elites = False
+        self._has_elites = self._is_parted = False
+        self._num_own = 0  # points of each neuron's own that were told
 
     def watch(self, points: Tensor, scores: Tensor) -> None:
         """Let the model learn from all that was shown; see `Optimizer`."""
-        if self.num_plain < self.batch:
+        if self.num_plain < self.batch and not self._is_parted:
             self.model.add(points, scores)
 
     def _propose(self) -> Tensor:
@@ -130,7 +133,8 @@ class EliteTT(Optimizer):
             proposals.append(self._mutated(parents[:, :num_plain]))
         if is_guided:
             proposals.append(self._guided(parents[:, num_plain:]))
-        return self._or_sampled(torch.cat(proposals, 1))
+        self._asked = self._or_sampled(torch.cat(proposals, 1))
+        return self._asked
 
     def _mutated(self, parents: Tensor) -> Tensor:
         rates = self.mix.new_full(parents.shape[:2], self.rate)
@@ -186,7 +190,14 @@ class EliteTT(Optimizer):
         return torch.where(has_elites[:, None, None], proposals, drawn.view(proposals.shape))
 
     def _learn(self, own: Tensor) -> None:
-        pass  # the archive has the elites, and `watch` saw the rest
+        # The archive has the elites, and `watch` saw the rest, unless the pool was parted.
+        self._num_own += self.batch
+        if self._is_parted:
+            self.model.add(self._asked, own)
+        elif self.recent is not None and self._num_own >= _SETTLED * self.recent:
+            self._is_parted = self.model.num_seen > 0 and not self.model.has_own(1)
+            if self._is_parted:
+                self.model.part()
 
 
 def rank_weights(is_known: Tensor) -> Tensor:
