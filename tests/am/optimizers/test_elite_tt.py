@@ -211,28 +211,37 @@ def test_until_enough_was_shown_elites_are_those_of_all_times():
     assert copied(after(points, scores, recent=9)) != set(map(tuple, points[:4].tolist()))
 
 
+def show_pool(optimizer, scores_of):
+    """Show two neurons nine images each; return which."""
+    asked = optimizer.ask()
+    pool = asked.flatten(0, 1)
+    scores = scores_of(pool)
+    optimizer.archive.add(pool, Response(scores, scores))
+    optimizer.watch(pool[None], scores.T)
+    optimizer.tell(torch.stack([scores[:9, 0], scores[9:, 1]]))
+    return asked
+
+
 def test_neurons_of_a_pool_part_when_each_was_shown_enough_of_its_own():
-    archive = Archive(2, 3)
-    optimizer = EliteTT(three_symbols(), archive, recent=9, batch=9)
-
-    def show(scores_of):
-        asked = optimizer.ask()
-        pool = asked.flatten(0, 1)
-        scores = scores_of(pool)
-        archive.add(pool, Response(scores, scores))
-        optimizer.watch(pool[None], scores.T)
-        optimizer.tell(torch.stack([scores[:9, 0], scores[9:, 1]]))
-        return asked
-
-    first, *_ = [show(lambda points: points[:, :2].float()) for _ in range(3)]
+    optimizer = EliteTT(three_symbols(), Archive(2, 3), recent=9, batch=9)
     model = optimizer.model
+    first, *_ = [show_pool(optimizer, lambda points: points[:, :2].float()) for _ in range(3)]
     assert model.has_own(27)  # the last ones of all, from here on its own
     assert torch.equal(model.indices[:, :18], first.view(1, 18, 3).expand(2, -1, -1))
-    asked = show(lambda points: -points[:, :2].float())
+    asked = show_pool(optimizer, lambda points: -points[:, :2].float())
     assert model.num_seen == 3 * 18 + 9
     found, scores, _ = model.latest(9)
     assert torch.equal(found, asked)
     assert torch.equal(scores, torch.stack([-asked[0, :, 0], -asked[1, :, 1]]).float())
+
+
+def test_very_many_neurons_do_not_part(monkeypatch):
+    monkeypatch.setattr("spikelens.am.optimizers.elite_tt._MOST_PARTED", 1)
+    optimizer = EliteTT(three_symbols(), Archive(2, 3), recent=9, batch=9)
+    for _ in range(4):
+        show_pool(optimizer, lambda points: points[:, :2].float())
+    assert not optimizer.model.has_own(1)
+    assert optimizer.model.num_seen == 4 * 18
 
 
 def test_what_has_no_finite_score_is_no_elite():

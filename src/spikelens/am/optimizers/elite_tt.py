@@ -15,6 +15,7 @@ from spikelens.generators.base import LatentSpace
 
 _NUM_LEARNED = 8  # points that the model must have seen before it guides anything
 _SETTLED = 3  # times as many as are recent must have been shown before those of old are let go
+_MOST_PARTED = 500  # neurons with a model each: of codes one takes 2 MB
 _BETTER_SHARE = 1 / 3  # of recent points that are elites
 
 
@@ -33,7 +34,7 @@ class EliteTT(Optimizer):
     points that came out best by luck, or along a slope that leads on, the search does not stay.
     What is best of all is kept in the archive. In a pool one model learns from the points of all
     neurons until then, and then one for each neuron from its own: early there are few points, late
-    those of others lie far off.
+    those of others lie far off. More than 500 neurons stay together.
 
     Of most proposals the mutations are guided: `spikelens.am.pairwise_model` is fitted to the last
     evaluated points, expanded to first order around what the chain drew, and multiplies each
@@ -195,7 +196,8 @@ class EliteTT(Optimizer):
         if self._is_parted:
             self.model.add(self._asked, own)
         elif self.recent is not None and self._num_own >= _SETTLED * self.recent:
-            self._is_parted = self.model.num_seen > 0 and not self.model.has_own(1)
+            is_pool = self.model.num_seen > 0 and not self.model.has_own(1)
+            self._is_parted = is_pool and self.num_neurons <= _MOST_PARTED
             if self._is_parted:
                 self.model.part()
 
