@@ -6,13 +6,14 @@
         --generators vqvae,sngan=weights/sngan_cifar10.safetensors --device cuda
 
 Neurons are drawn by seed among those that are neither silent nor saturated on natural images. All
-methods of `quality_methods.METHODS` get the same neurons, budget and multi-indices, those that leave
-the choice the same batch, and those that can start somewhere the same natural images. A generator given without a path is the
-shipped one of the network's data set. Raw results go to --out as Parquet, a file for each network,
-generator, layer, method and seed; a file's name holds a digest of all settings and of the code in
-`am/`, so that a command given again runs what is missing and nothing else; --shard 1/2 and --shard
-2/2 with the same --out spread the work over two processes, and --report then shows what both did.
-Tables in Markdown are printed and saved there, figures beside them.
+methods of `quality_methods.METHODS` get the same neurons, budget and multi-indices, those that
+leave the choice the same batch, and those that can start somewhere the same natural images. A
+generator given without a path is the shipped one of the network's data set. Raw results go to --out
+as Parquet, a file for each network, generator, layer, method and seed; a file's name holds a digest
+of all settings and of the code in `am/`, so that a command given again runs what is missing and
+nothing else; --shard 1/2 and --shard 2/2 with the same --out spread the work over two processes,
+and --report then shows what both did. Tables in Markdown are printed and saved there, figures
+beside them.
 """
 
 import argparse
