@@ -250,6 +250,20 @@ def test_the_order_of_scores_alone_counts(grown, window):
     assert plain[0, 0, 0, 7] > plain[0, 0, 0, 0] + 0.5
 
 
+def test_points_that_are_worse_than_the_least_count_alike():
+    points = torch.arange(20)[None, :, None]
+    scores = torch.arange(20.0)[None]
+    shuffled = torch.cat([scores[:, :3].flip(1), scores[:, 3:]], 1)  # the worst three of twenty
+    tables = []
+    for least in (-1.0, -torch.inf):
+        for values in (scores, shuffled):
+            model = PairwiseModel(Box((20,)), 1, least=least)
+            model.add(points, values)
+            tables.append(table(model))
+    assert torch.equal(tables[0], tables[1])
+    assert not torch.equal(tables[2], tables[3])
+
+
 def test_what_was_shown_is_not_kept_by_reference():
     points = points_of(30, (3, 3))
     scores = points.float().sum(1)

@@ -16,8 +16,9 @@ from spikelens.am.optimizers.elite_tt import EliteTT
 from spikelens.am.search import Progress, SearchResult, search
 from spikelens.arguments import require_integers, to_tensor
 
-# Of a rugged function the best points matter, not where the last ones lead.
-ELITES_OF_ALL_TIMES = partial(EliteTT, recent=None)
+# Of a rugged function the best points matter, not where the last ones lead; and of a simple one
+# the worst tell as much as the best.
+DEFAULT = partial(EliteTT, recent=None, least=-torch.inf)
 
 
 def maximize(
@@ -26,7 +27,7 @@ def maximize(
     budget: int,
     *,
     num_functions: int = 1,
-    optimizer: Callable[..., Optimizer] = ELITES_OF_ALL_TIMES,
+    optimizer: Callable[..., Optimizer] = DEFAULT,
     start: Any = None,
     prior: Sequence[Any] | None = None,
     neighbours: Sequence[Any] | None = None,
@@ -53,7 +54,7 @@ def maximize(
         num_functions: Number of functions K.
         optimizer: Builds an optimizer from a latent space, an archive and `seed`: a class of
             `spikelens.am.optimizers`, or a `functools.partial` of one. The default is `EliteTT`
-            with elites of all times.
+            with elites of all times, whose model learns from the worst points too.
         start: Points to evaluate first, `(m, d)`; they count.
         prior: See `spikelens.am.box.Box`.
         neighbours: See `Box`.

@@ -13,16 +13,15 @@ WINDOW = 400  # points of a function's own that are remembered, where nothing el
 # be lost of the mean squared distance from the points' mean.
 _LOST, _TOLERATED = 1e-6, 0.01
 _FEW = 256  # columns whose equations cost next to nothing
-_LEAST = -1.0  # normal score: the worst sixth of the points are all as bad
 _RENEWED = 0.1  # share of the points remembered that must be new before it is fitted anew
 
 
 class PairwiseModel:
     """Ridge regression of K functions of multi-indices x on features e of their symbols.
 
-    It learns the normal scores of what was shown, those of the worst sixth as one: their order
-    alone counts, so that a function that saturates is as easy as any, and how bad the worst are
-    tells it nothing.
+    It learns the normal scores of what was shown: their order alone counts, so that a function that
+    saturates is as easy as any. Where images are searched the worst sixth have one score, for how
+    bad they are tells little of what is best.
 
     `f(x) = c + sum_j <A_j, e_j> + <B, sum_j e_j> + sum_g sum_{(i, j) in g} e_i^T C_g e_j` with
     `e_j = e(x_j)`: what a symbol adds at its own place; what it adds at any place; and what two
@@ -40,6 +39,7 @@ class PairwiseModel:
         window: Points remembered of each function's own, positive.
         is_pairwise: Whether the relations of the space count.
         is_ranked: Whether it learns normal scores; else scores, in units of the largest magnitude.
+        least: Normal score that worse points have as well; -inf for none.
         pool_window: Points remembered where they are the same for several functions, positive.
         ridge: Penalty in units of the mean squared distance of a point from the points' mean,
             positive.
@@ -56,11 +56,13 @@ class PairwiseModel:
         window: int = WINDOW,
         is_pairwise: bool = True,
         is_ranked: bool = True,
+        least: float = -1.0,
         pool_window: int = 1000,
         ridge: float = 0.1,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.windows, self.ridge, self.is_ranked = (window, pool_window), ridge, is_ranked
+        self.windows, self.ridge = (window, pool_window), ridge
+        self.is_ranked, self.least = is_ranked, least
         self.features = symbol_features(space).to(device)  # (d, n, e)
         self.pairs = Pairs(getattr(space, "relations", ()) if is_pairwise else (), device)
         d, _, e = self.features.shape
@@ -232,7 +234,7 @@ class PairwiseModel:
 
     def _targets(self, scores: Tensor) -> Tensor:
         if self.is_ranked:
-            return normal_scores(scores).clamp_min(_LEAST)
+            return normal_scores(scores).clamp_min(self.least)
         largest = scores.abs().nan_to_num(0.0).amax(1, keepdim=True)
         return scores / largest.clamp_min(torch.finfo(scores.dtype).tiny)  # sums stay finite
 

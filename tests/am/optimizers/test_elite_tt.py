@@ -295,6 +295,8 @@ def test_an_empty_archive_samples_the_prior():
         ({"guided_mutations": -1.0}, "`guided_mutations` must be finite and not negative"),
         ({"guidance": float("inf")}, "`guidance` must be finite and not negative, but got inf"),
         ({"guidance": -1.0}, "`guidance` must be finite and not negative"),
+        ({"least": 0.5}, "`least` must not be positive, but got 0.5"),
+        ({"least": float("nan")}, "`least` must not be positive, but got nan"),
         ({"explore": 2.0}, r"`explore` must lie in \[0, 1\]"),
         ({"near": -0.5}, r"`near` must lie in \[0, 1\]"),
     ],

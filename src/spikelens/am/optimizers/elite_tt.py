@@ -63,6 +63,8 @@ class EliteTT(Optimizer):
             None: 0 in a space with relations, else .5.
         is_pairwise: Whether the model has terms that are shared by all places; else it is additive.
         is_ranked: Whether the model learns the order of scores; else the scores themselves.
+        least: Normal score from which on all worse points count alike, not positive: -1 for the
+            worst sixth, -inf for none.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -87,10 +89,9 @@ class EliteTT(Optimizer):
         explore: float | None = None,
         is_pairwise: bool = True,
         is_ranked: bool = True,
+        least: float = -1.0,
     ) -> None:
         super().__init__(space, archive, seed=seed, batch=batch)
-        require_integers(1, num_elites=num_elites)
-        require_integers(_NUM_LEARNED, recent=_NUM_LEARNED if recent is None else recent)
         # A model with shared terms learns from few points: it is trusted, and may be bold.
         if getattr(space, "relations", ()):
             bold, trust, plain = 8.0, 5.0, 0.0
@@ -103,6 +104,7 @@ class EliteTT(Optimizer):
         require_amounts(
             mutations=mutations, guided_mutations=guided_mutations, guidance=self.guidance
         )
+        _check(num_elites, recent, least)
         self.num_elites, self.recent = min(num_elites, archive.scores.shape[1]), recent
         self.switch, self.order = switch, space.order.to(self.device)
         self.num_plain = round(explore * batch) if self.guidance else batch
@@ -111,7 +113,7 @@ class EliteTT(Optimizer):
         self.mix = torch.tensor([[near, 0.0, 1.0 - near]], device=self.device)
         window = max(WINDOW, _SETTLED * (recent or 0))
         self.model = PairwiseModel(
-            space, self.num_neurons, window, is_pairwise, is_ranked, device=self.device
+            space, self.num_neurons, window, is_pairwise, is_ranked, least, device=self.device
         )
         self.moves = Moves(space, self.device)
         self.guided_moves = GuidedMoves(self.moves, near, self.model.features)
@@ -200,6 +202,13 @@ class EliteTT(Optimizer):
             self._is_parted = is_pool and self.num_neurons <= _MOST_PARTED
             if self._is_parted:
                 self.model.part()
+
+
+def _check(num_elites: int, recent: int | None, least: float) -> None:
+    require_integers(1, num_elites=num_elites)
+    require_integers(_NUM_LEARNED, recent=_NUM_LEARNED if recent is None else recent)
+    if not least <= 0.0:
+        raise ValueError(f"Argument `least` must not be positive, but got {least}.")
 
 
 def rank_weights(is_known: Tensor) -> Tensor:
