@@ -34,7 +34,7 @@ def require_fractions(**values: float) -> None:
         ValueError: If a value is out of its range.
     """
     for name, value in values.items():
-        if not 0.0 < value < 1.0:
+        if not _is_number(value) or not 0.0 < value < 1.0:
             raise ValueError(f"Argument `{name}` must lie between 0 and 1, but got {value!r}.")
 
 

@@ -174,16 +174,17 @@ def test_points_of_a_pool_are_nobodys_own():
     assert not model.has_own(1)
 
 
-def test_functions_part_with_the_last_points_of_all():
-    points = points_of(20, (3, 5))
+def test_after_a_pool_points_may_be_each_functions_own():
     scores = torch.rand(2, 20, generator=torch.Generator().manual_seed(0))
     pooled, own = (PairwiseModel(Box((3, 5)), 2, window=7, pool_window=9) for _ in range(2))
-    for start in range(0, 20, 4):
-        pooled.add(points[None, start : start + 4], scores[:, start : start + 4])
-    pooled.part()
-    own.add(points[-7:].expand(2, -1, -1), scores[:, -7:])
+    learned(pooled, points_of(20, (3, 5))[None], scores)
+    pooled.forget()
+    points = torch.stack([points_of(20, (3, 5), seed) for seed in range(2)])
+    for model in (pooled, own):
+        model.add(points, scores)
     assert pooled.has_own(7)
-    torch.testing.assert_close(table(pooled), table(own), atol=1e-5, rtol=1e-5)
+    assert torch.equal(table(pooled), table(own))
+    assert own.bytes_of_own == own.points.nbytes
 
 
 @pytest.mark.parametrize(("num_groups", "window"), [(2, 7), (1, 9)])
@@ -234,6 +235,22 @@ def test_points_gathered_far_from_where_they_began_are_told_apart(window):
     found = promises(model, torch.zeros(1, 1, 64, dtype=torch.int64))[0, 0, 0] * 7
     # The ridge shrinks it to some nine tenths.
     torch.testing.assert_close(found, torch.arange(8) - 3.5, atol=0.7, rtol=0)
+
+
+@pytest.mark.parametrize("window", [400, 1000])
+def test_a_large_mean_score_is_taken_for_no_slope(window):
+    """Points drift away from the reference; what rounding leaves of the mean must not matter."""
+    space = Row(64, 8)
+    models = [PairwiseModel(space, 1, window=window, is_ranked=False) for _ in range(2)]
+    for seed in range(60):
+        points = points_of(20, [8] * 64, seed)[None]
+        points[..., :40] = points[..., :40].minimum(torch.tensor(seed // 8))
+        scores = points[..., 3].float() / 7
+        for model, offset in zip(models, (0.0, 1000.0), strict=True):
+            learned(model, points, scores + offset)
+    at = torch.zeros(1, 1, 64, dtype=torch.int64)
+    plain, offset = (promises(model, at)[0, 0] for model in models)
+    torch.testing.assert_close(offset * 1001, plain, atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("grown", [lambda x: x + 1e6, lambda x: 1e37 * x, lambda x: x.exp()])

@@ -10,7 +10,7 @@ def normal_scores(values: Tensor) -> Tensor:
     """Return the Gaussian quantile of each value's rank in its row, `Phi^-1((rank - 1/2) / m)`.
 
     The m finite values of a row have ranks 1 to m, equal ones their mean rank: whatever grows with
-    the values has the same normal scores, and an outlier is no further away than the next one.
+    the values has the same normal scores, and how far away an outlier lies does not count.
 
     Args:
         values: `(K, M)`.

@@ -104,15 +104,14 @@ class PairwiseModel:
         self.num_seen += rows.shape[1]
         self._num_new += rows.shape[1]
 
-    def part(self) -> None:
-        """Let each function go on with points of its own, after the last ones of all.
-
-        Until now they were the same for all; `add` must have been called.
-        """
-        places = self._last(self.windows[0])
-        points, scores = self.indices[:, places], self.scores[:, places]
+    def forget(self) -> None:
+        """Forget all points: those to come may be each function's own, where they were not."""
         self.num_seen = self.num_fits = self.window = self._num_new = 0
-        self.add(points.expand(len(scores), -1, -1), scores)
+
+    @property
+    def bytes_of_own(self) -> int:
+        """Memory that points of each function's own take."""
+        return 4 * len(self.scores) * self.windows[0] * sum(self._widths)
 
     def fit(self) -> None:
         """Learn from the points remembered, if any is new; if columns are many, a tenth."""
@@ -221,7 +220,9 @@ class PairwiseModel:
         return torch.cat([parts.flatten(2), *shared], 2)
 
     def _solve(self, num: int) -> Tensor:
+        # Twice, as what rounding leaves of a mean would be taken for a slope: points have one too.
         scores = self._targets(self.scores[:, :num])
+        scores = scores - scores.nanmean(1, keepdim=True)
         scores = (scores - scores.nanmean(1, keepdim=True)).nan_to_num(0.0).to(self.points)
         targets = scores.T[None] if len(self.points) == 1 else scores[..., None]  # (G, M, K or 1)
         gram, penalty = self._centred_gram(num)

@@ -5,7 +5,9 @@ from torch import Tensor, nn
 
 from spikelens.arguments import require_fractions, require_integers
 
-_LEAST_REACH = 0.05  # symbols; with less the next symbol's weight would underflow as well
+_LEAST_REACH = (
+    0.05  # symbols; with less the kernel is the same, until squares of distances overflow
+)
 
 
 class GaussianGrid(nn.Module):

@@ -39,8 +39,8 @@ class SNGAN(L.LightningModule):
         num_discriminator_steps: Discriminator steps for each generator step (the paper's n_dis).
         ema_decay: Decay a generator step of the averaged weights, in [0, 1); 0 for no average.
         precision: `float32`, `bfloat16`, or `auto`, which is bfloat16 where the device is faster
-            in it. Of forward passes; gradients of a float32 one convolve as torch does by default,
-            in TF32 on a GPU. Losses and weights are float32.
+            in it. It holds for forward passes; in float32 gradients are convolved as torch does by
+            default, in TF32 on a GPU. Losses and weights are float32.
         is_decayed: Whether learning rates fall linearly to 0 at the end of the training.
         optimizer: Builds each of the three optimizers; None for Adam(2e-4, betas=(0, .9)).
 

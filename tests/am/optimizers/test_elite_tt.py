@@ -43,9 +43,7 @@ def model_of(slopes):
         num_seen=100,
         fit=lambda: None,
         slopes=everywhere,
-        has_own=lambda num: False,
-        part=lambda: None,
-        add=lambda points, scores: None,
+        has_own=lambda num: num == 1,
     )
 
 
@@ -226,16 +224,36 @@ def test_neurons_of_a_pool_part_when_each_was_shown_enough_of_its_own():
     optimizer = EliteTT(three_symbols(), Archive(2, 3), recent=9, batch=9)
     model = optimizer.model
     first, *_ = [show_pool(optimizer, lambda points: points[:, :2].float()) for _ in range(3)]
-    assert model.has_own(27)  # the last ones of all, from here on its own
-    assert torch.equal(model.indices[:, :18], first.view(1, 18, 3).expand(2, -1, -1))
+    assert model.num_seen == 27  # of each neuron's own
+    assert torch.equal(model.indices[:, :9], first)
+    assert torch.equal(model.scores[:, :9], torch.stack([first[0, :, 0], first[1, :, 1]]).float())
     asked = show_pool(optimizer, lambda points: -points[:, :2].float())
-    assert model.num_seen == 3 * 18 + 9
+    assert model.num_seen == 27 + 9
+    model.fit()
     found, scores, _ = model.latest(9)
     assert torch.equal(found, asked)
     assert torch.equal(scores, torch.stack([-asked[0, :, 0], -asked[1, :, 1]]).float())
 
 
-def test_very_many_neurons_do_not_part(monkeypatch):
+def test_elites_after_parting_are_a_neurons_own():
+    """Many neurons, each of which wants one symbol everywhere: none goes on from another's."""
+    archive = Archive(12, 3)
+    space = Box([12] * 3)
+    optimizer = EliteTT(space, archive, recent=9, batch=9, guided_mutations=0.0, mutations=0.0)
+    for _ in range(4):
+        asked = optimizer.ask()
+        pool = asked.flatten(0, 1)
+        scores = (pool[:, :, None] == torch.arange(12)).float().mean(1)  # (N, K)
+        archive.add(pool, Response(scores, scores))
+        optimizer.watch(pool[None], scores.T)
+        optimizer.tell(scores.view(12, 9, 12).diagonal(dim1=0, dim2=2).T)
+    before = optimizer.model.indices[:, :36]
+    for neuron, asked in enumerate(optimizer.ask()):
+        own = before[neuron]
+        assert all((asked[:, mode, None] == own[:, mode]).any(1).all() for mode in range(3))
+
+
+def test_neurons_whose_models_would_be_too_large_do_not_part(monkeypatch):
     monkeypatch.setattr("spikelens.am.optimizers.elite_tt._MOST_PARTED", 1)
     optimizer = EliteTT(three_symbols(), Archive(2, 3), recent=9, batch=9)
     for _ in range(4):

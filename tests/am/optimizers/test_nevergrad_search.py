@@ -125,13 +125,18 @@ def test_what_was_not_shown_is_told_as_no_worse_than_the_rest(monkeypatch):
     assert told == [[-1.0, -1.0, -2.0], []]
 
 
-def test_an_algorithm_that_breaks_down_is_named(monkeypatch):
+@pytest.mark.parametrize("broken", ["_internal_ask_candidate", "tell"])
+def test_an_algorithm_that_breaks_down_is_named(monkeypatch, broken):
     optimizer = NevergradSearch(choices(3, 3), Archive(1, 2), algorithm="OnePlusOne")
-    optimizer.ask()
-    optimizer.tell(torch.zeros(1, 10))
-    monkeypatch.setattr(optimizer._searches[0], "_internal_ask_candidate", lambda: 1 / 0)
-    with pytest.raises(ValueError, match=r"OnePlusOne broke down \(division by zero\): choose"):
+
+    def show():
         optimizer.ask()
+        optimizer.tell(torch.zeros(1, 10))
+
+    show()
+    monkeypatch.setattr(optimizer._searches[0], broken, lambda *_: 1 / 0)
+    with pytest.raises(ValueError, match=r"OnePlusOne broke down \(division by zero\): choose"):
+        show()
 
 
 @pytest.mark.parametrize(

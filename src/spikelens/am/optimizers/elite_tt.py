@@ -15,7 +15,7 @@ from spikelens.generators.base import LatentSpace
 
 _NUM_LEARNED = 8  # points that the model must have seen before it guides anything
 _SETTLED = 3  # times as many as are recent must have been shown before those of old are let go
-_MOST_PARTED = 500  # neurons with a model each: of codes one takes 2 MB
+_MOST_PARTED = 2**29  # bytes of points of neurons' own; some four hundred neurons on codes
 _BETTER_SHARE = 1 / 3  # of recent points that are elites
 
 
@@ -34,7 +34,8 @@ class EliteTT(Optimizer):
     points that came out best by luck, or along a slope that leads on, the search does not stay.
     What is best of all is kept in the archive. In a pool one model learns from the points of all
     neurons until then, and then one for each neuron from its own: early there are few points, late
-    those of others lie far off. More than 500 neurons stay together.
+    those of others lie far off. Neurons whose models would take more than half a GiB stay together,
+    and so they do without recent elites.
 
     Of most proposals the mutations are guided: `spikelens.am.pairwise_model` is fitted to the last
     evaluated points, expanded to first order around what the chain drew, and multiplies each
@@ -49,8 +50,8 @@ class EliteTT(Optimizer):
         batch: See `Optimizer`.
         num_elites: Elites of all times R, positive; no more than the archive keeps.
         recent: Last points of a neuron's own of which the better third are its elites, at least 8.
-            None, without a model, and until it has been shown three times as many: its elites are
-            the archive's, those of all times.
+            None, without a model, in a pool that stays together, and until it has been shown three
+            times as many: its elites are the archive's, those of all times.
         switch: chi, in [0, 1].
         mutations: Expected number of mutated symbols of a plain proposal, mu * d, not negative.
         guided_mutations: The same of a guided one, if the model promised nothing. None: 8 in a
@@ -118,7 +119,8 @@ class EliteTT(Optimizer):
         self.moves = Moves(space, self.device)
         self.guided_moves = GuidedMoves(self.moves, near, self.model.features)
         self._has_elites = self._is_parted = False
-        self._num_own = 0  # points of each neuron's own that were told
+        # Points of each neuron's own while it is in a pool, `(K, b, d)`, and their scores.
+        self._own: list[tuple[Tensor, Tensor]] = []
 
     def watch(self, points: Tensor, scores: Tensor) -> None:
         """Let the model learn from all that was shown; see `Optimizer`."""
@@ -194,14 +196,19 @@ class EliteTT(Optimizer):
 
     def _learn(self, own: Tensor) -> None:
         # The archive has the elites, and `watch` saw the rest, unless the pool was parted.
-        self._num_own += self.batch
         if self._is_parted:
             self.model.add(self._asked, own)
-        elif self.recent is not None and self._num_own >= _SETTLED * self.recent:
-            is_pool = self.model.num_seen > 0 and not self.model.has_own(1)
-            self._is_parted = is_pool and self.num_neurons <= _MOST_PARTED
-            if self._is_parted:
-                self.model.part()
+        elif self._will_part():
+            self._own.append((self._asked, own))
+            if len(self._own) * self.batch >= _SETTLED * (self.recent or 0):
+                points, scores = zip(*self._own, strict=True)
+                self.model.forget()
+                self.model.add(torch.cat(points, 1), torch.cat(scores, 1))
+                self._is_parted, self._own = True, []
+
+    def _will_part(self) -> bool:
+        is_pool = self.model.num_seen > 0 and not self.model.has_own(1)
+        return self.recent is not None and is_pool and self.model.bytes_of_own <= _MOST_PARTED
 
 
 def _check(num_elites: int, recent: int | None, least: float) -> None:

@@ -94,12 +94,13 @@ class NevergradSearch(Optimizer):
     def _ask(self, search: Any) -> Any:
         """Return one candidate of a search."""
         try:
-            return search.ask()
-        except AssertionError:
-            # Portfolio settles on its best part; if that is the quasi-random one, its points end
-            # with its share of the budget. It goes on at random.
-            search.suggest(search.parametrization.sample().value)
-            return search.ask()
+            try:
+                return search.ask()
+            except AssertionError:
+                # Portfolio settles on its best part; if that is the quasi-random one, its points
+                # end with its share of the budget. It goes on at random.
+                search.suggest(search.parametrization.sample().value)
+                return search.ask()
         except Exception as error:  # whatever its many algorithms raise
             raise _broken(search, error) from error
 
@@ -133,7 +134,7 @@ class NevergradSearch(Optimizer):
         search = self.algorithm(parametrization=parameter, budget=budget, num_workers=self.batch)
         for elite, loss in zip(elites, losses, strict=False):
             search.suggest(elite)
-            search.tell(search.ask(), loss)  # seen before: it costs no image
+            self._tell(search, self._ask(search), loss)  # seen before: it costs no image
         if not losses and self.line is None:
             search.suggest(elites[0])
         return search
