@@ -137,6 +137,16 @@ def test_one_of_many_columns_is_fitted_anew_when_a_tenth_of_the_points_is_new(mo
     assert model.num_fits == 2  # 14 of 114
 
 
+def test_one_of_many_columns_and_a_full_window_is_fitted_in_every_other_round(monkeypatch):
+    monkeypatch.setattr("spikelens.am.pairwise_model._FEW", 1)
+    model = PairwiseModel(Box((3, 5)), 1, window=40)
+    fits = []
+    for seed in range(6):
+        learned(model, points_of(20, (3, 5), seed)[None], torch.rand(1, 20))
+        fits.append(model.num_fits)
+    assert fits == [1, 2, 2, 3, 3, 4]
+
+
 def test_one_of_few_columns_is_fitted_whenever_there_is_a_new_point():
     points = points_of(120, (3, 5))[None]
     model = PairwiseModel(Box((3, 5)), 1)

@@ -24,11 +24,21 @@ def normal_scores(values: Tensor) -> Tensor:
     tensor([[ 0.0000, -1.1503,     nan,  1.1503,  0.0000]])
     """
     is_finite = values.isfinite()
-    # What is not finite stands behind all others, and is counted with none of them.
-    values = values.where(is_finite, torch.inf).contiguous()
-    ordered = values.sort(1).values
-    num_below = torch.searchsorted(ordered, values)
-    num_not_above = torch.searchsorted(ordered, values, right=True)
+    # What is not finite stands behind all others.
+    ordered, order = values.where(is_finite, torch.inf).sort(1)
+    num_below, num_not_above = _ends(ordered)
     num = is_finite.sum(1, keepdim=True).clamp_min(1)
-    shares = (num_below + num_not_above).float() / (2.0 * num)
-    return (math.sqrt(2.0) * torch.erfinv(2.0 * shares - 1.0)).where(is_finite, torch.nan)
+    shares = (num_below + num_not_above) / (2.0 * num)
+    scores = (math.sqrt(2.0) * torch.erfinv(2.0 * shares - 1.0)).float()
+    return torch.empty_like(scores).scatter_(1, order, scores).where(is_finite, torch.nan)
+
+
+def _ends(ordered: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how many values are below each of rising ones `(K, M)`, and how many not above it."""
+    num = ordered.shape[1]
+    places = torch.arange(num + 1, device=ordered.device)
+    is_other = torch.ones(len(ordered), num + 1, dtype=torch.bool, device=ordered.device)
+    is_other[:, 1:-1] = ordered[:, 1:] != ordered[:, :-1]  # than the one before
+    below = places[:-1].where(is_other[:, :-1], 0).cummax(1).values
+    not_above = places[1:].where(is_other[:, 1:], num).flip(1).cummin(1).values.flip(1)
+    return below, not_above

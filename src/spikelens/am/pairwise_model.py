@@ -75,7 +75,7 @@ class PairwiseModel:
         self.points = torch.zeros(0)  # their columns, (G, window, columns)
         self.gram = torch.zeros(0)  # of columns or points, (G, m, m)
         self._largest_trace = torch.zeros(0)  # of it since it was computed whole, (G,)
-        self._num_new = 0  # points since it was fitted
+        self._num_new = self._num_rounds = 0  # points since it was fitted, and how often some came
         self._solution = torch.zeros(0)  # (1, K, columns), or of own points (K, 1, columns)
         self._own = torch.zeros(0)  # A_j + B, (K, d, e)
         self._couplings = torch.zeros(0)  # all C_g, see `Pairs.wide`
@@ -103,10 +103,11 @@ class PairwiseModel:
         self.scores[:, places] = scores.where(scores.isfinite(), torch.nan).to(self.scores)
         self.num_seen += rows.shape[1]
         self._num_new += rows.shape[1]
+        self._num_rounds += 1
 
     def forget(self) -> None:
         """Forget all points: those to come may be each function's own, where they were not."""
-        self.num_seen = self.num_fits = self.window = self._num_new = 0
+        self.num_seen = self.num_fits = self.window = self._num_new = self._num_rounds = 0
 
     @property
     def bytes_of_own(self) -> int:
@@ -114,10 +115,16 @@ class PairwiseModel:
         return 4 * len(self.scores) * self.windows[0] * sum(self._widths)
 
     def fit(self) -> None:
-        """Learn from the points remembered, if any is new; if columns are many, a tenth."""
+        """Learn from the points remembered, if enough are new.
+
+        That is any; or, if columns are many, a tenth, and of a full window not in two rounds
+        running: in a pool of many neurons it costs most, and a round's points are many.
+        """
         num = min(self.num_seen, self.window)
-        renewed = 0 if self._has_few_columns else _RENEWED * num
-        if self.num_fits and self._num_new < max(1, renewed):
+        renewed, rounds = 1.0, 1
+        if not self._has_few_columns:
+            renewed, rounds = max(1.0, _RENEWED * num), 2 if self.num_seen > self.window else 1
+        if self.num_fits and (self._num_new < renewed or self._num_rounds < rounds):
             return
         self._solution = self._solve(num)
         own, *shared = self._solution.split(self._widths, 2)
@@ -126,7 +133,7 @@ class PairwiseModel:
         if shared:
             self._own = self._own + shared[0].reshape(-1, 1, e)
             self._couplings = self.pairs.wide([part.reshape(-1, e, e) for part in shared[1:]])
-        self.num_fits, self._num_new = self.num_fits + 1, 0
+        self.num_fits, self._num_new, self._num_rounds = self.num_fits + 1, 0, 0
 
     def slopes(self, points: Tensor) -> Tensor:
         """Return the derivative of f by the features of each symbol, `(K, b, d, e)`.
