@@ -5,9 +5,8 @@ from torch import Tensor, nn
 
 from spikelens.arguments import require_fractions, require_integers
 
-_LEAST_REACH = (
-    0.05  # symbols; with less the kernel is the same, until squares of distances overflow
-)
+# Symbols. With less the kernel is the same, until squares of distances overflow.
+_LEAST_REACH = 0.05
 
 
 class GaussianGrid(nn.Module):

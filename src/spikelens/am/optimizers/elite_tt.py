@@ -37,11 +37,11 @@ class EliteTT(Optimizer):
     those of others lie far off. Neurons whose models would take more than half a GiB stay together,
     and so they do without recent elites.
 
-    Of most proposals the mutations are guided: `spikelens.am.pairwise_model` is fitted to the last
-    evaluated points, expanded to first order around what the chain drew, and multiplies each
-    symbol's probability by `exp(eta * its promise)`; see `spikelens.am.guided_moves`. Guided
-    proposals may be bold; the plain ones are timid, and show the model what it would not have
-    proposed.
+    Mutations of all proposals, or of half in a space without relations, are guided:
+    `spikelens.am.pairwise_model` is fitted to the last evaluated points, expanded to first order
+    around what the chain drew, and multiplies each symbol's probability by `exp(eta * its
+    promise)`; see `spikelens.am.guided_moves`. Guided proposals may be bold; the plain ones are
+    timid, and show the model what it would not have proposed.
 
     Args:
         space: See `Optimizer`.
